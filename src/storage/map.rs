@@ -1,0 +1,210 @@
+//! Memory that several threads look at: maps of files that no longer change, and the image of the active
+//! segment. The one file with `unsafe`.
+//!
+//! Invariants:
+//! - I1. A mapped file is neither written nor shortened while it is mapped. Segments and indexes are
+//!   mapped only once they are complete, and only the holder of the directory's lock changes files. A
+//!   stranger who cuts a mapped file short gets this process a SIGBUS; that is the one thing maps cost.
+//! - I2. Bytes of an [`Image`] below `frozen` never change again; slices are handed out of those only.
+//! - I3. Bytes of an [`Image`] at or above `frozen` are touched only through its one [`ImageWriter`].
+#![expect(unsafe_code, reason = "maps, and memory shared between one writer and many readers")]
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::ptr;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::{Mmap, MmapOptions, MmapRaw};
+
+/// Bytes of a file, for reading: a map of it, or a copy in memory.
+pub struct Bytes(Source);
+
+enum Source {
+    Map(Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Bytes {
+    /// Maps the first `len` bytes of `file`, which is no longer written to (I1).
+    pub(crate) fn map(file: &fs::File, len: usize) -> io::Result<Self> {
+        if file.metadata()?.len() < len as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if len == 0 {
+            return Ok(Self::from(Vec::new()));
+        }
+        // SAFETY: I1; the caller of `File::map` keeps it, see there.
+        let map = unsafe { MmapOptions::new().len(len).map(file)? };
+        Ok(Self(Source::Map(map)))
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Source::Memory(bytes))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Source::Map(map) => map,
+            Source::Memory(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.len())
+    }
+}
+
+/// The active segment in memory: zeros at first, filled from the front by one writer, read by anyone up to
+/// what is frozen. Page-aligned, so that it can be written to disk as it stands.
+pub(crate) struct Image {
+    memory: MmapRaw,
+    frozen: AtomicUsize,
+}
+
+impl Image {
+    /// An image of `len` bytes, all zero, and the one writer of it. Memory is taken as it is touched.
+    pub(crate) fn new(len: usize) -> io::Result<ImageWriter> {
+        let memory = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
+        Ok(ImageWriter(Arc::new(Self { memory, frozen: AtomicUsize::new(0) })))
+    }
+
+    /// Length of the whole image.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// What is frozen: never written again.
+    pub(crate) fn frozen(&self) -> &[u8] {
+        let len = self.frozen.load(Ordering::Acquire);
+        // SAFETY: `len` is at most the length of the memory (`ImageWriter::freeze`), which lives as long as
+        // `self`; the bytes are initialised (zeros from the system) and never written again (I2), and
+        // the `Acquire` above pairs with the `Release` there, so they are seen as they were written.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr(), len) }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image({} of {})", self.frozen.load(Ordering::Relaxed), self.len())
+    }
+}
+
+/// The right to fill an [`Image`]; there is one for each image.
+#[derive(Debug)]
+pub(crate) struct ImageWriter(Arc<Image>);
+
+impl ImageWriter {
+    /// The image, for those who read what is frozen of it.
+    pub(crate) fn image(&self) -> &Arc<Image> {
+        &self.0
+    }
+
+    /// Puts `bytes` at `offset`.
+    ///
+    /// # Panics
+    /// If that would touch what is frozen or leave the image: a bug of the caller.
+    pub(crate) fn put(&mut self, offset: usize, bytes: &[u8]) {
+        self.check(offset, bytes.len());
+        // SAFETY: the range lies inside the memory and above `frozen` (just checked), where no slice has
+        // been handed out (I2) and nobody else writes: this is the only writer and `&mut` (I3).
+        unsafe {
+            ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.0.memory.as_mut_ptr().add(offset),
+                bytes.len(),
+            );
+        }
+    }
+
+    /// The `len` unfrozen bytes at `offset`, for filling in place.
+    ///
+    /// # Panics
+    /// As [`ImageWriter::put`].
+    pub(crate) fn unfrozen_mut(&mut self, offset: usize, len: usize) -> &mut [u8] {
+        self.check(offset, len);
+        // SAFETY: as in `put`; the slice borrows the only writer mutably for as long as it lives, and
+        // `freeze`, too, takes `&mut self`.
+        unsafe { slice::from_raw_parts_mut(self.0.memory.as_mut_ptr().add(offset), len) }
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        assert!(offset >= self.0.frozen.load(Ordering::Relaxed), "writing what is frozen");
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.0.len()),
+            "writing past the end of the image"
+        );
+    }
+
+    /// Freezes everything below `end`; it can be read from now on and is never written again.
+    ///
+    /// # Panics
+    /// If `end` leaves the image or lies below what is frozen already: a bug of the caller.
+    pub(crate) fn freeze(&mut self, end: usize) {
+        assert!(end <= self.0.len() && end >= self.0.frozen.load(Ordering::Relaxed));
+        self.0.frozen.store(end, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frozen_bytes_are_what_was_put() {
+        let mut writer = Image::new(8192).unwrap();
+        writer.put(0, b"abc");
+        writer.unfrozen_mut(3, 2).copy_from_slice(b"de");
+        assert_eq!(writer.image().frozen(), b"");
+        writer.freeze(5);
+        let image = Arc::clone(writer.image());
+        writer.put(5, b"later");
+        assert_eq!(image.frozen(), b"abcde");
+    }
+
+    #[test]
+    #[should_panic(expected = "frozen")]
+    fn what_is_frozen_cannot_be_written() {
+        let mut writer = Image::new(4096).unwrap();
+        writer.freeze(10);
+        writer.put(9, b"x");
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end")]
+    fn the_end_of_the_image_holds() {
+        Image::new(4096).unwrap().put(4095, b"xy");
+    }
+
+    #[test]
+    fn readers_see_what_a_writer_freezes() {
+        let mut writer = Image::new(1 << 16).unwrap();
+        let image = Arc::clone(writer.image());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for i in 0..1 << 16 {
+                    writer.put(i, &[u8::try_from(i % 251).unwrap()]);
+                    writer.freeze(i + 1);
+                }
+            });
+            loop {
+                let seen = image.frozen();
+                assert!(seen.iter().enumerate().all(|(i, &b)| usize::from(b) == i % 251));
+                if seen.len() == 1 << 16 {
+                    break;
+                }
+            }
+        });
+    }
+}
