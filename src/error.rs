@@ -106,12 +106,18 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>, op: &'static str, source: io::Error) -> Self {
-        Self::Io { path: path.into(), op, source: Arc::new(source) }
+        Self::Io {
+            path: path.into(),
+            op,
+            source: Arc::new(source),
+        }
     }
 
     /// Damage of one place in one file.
     pub(crate) fn damaged(damage: Damage) -> Self {
-        Self::Damaged { report: Arc::new(DamageReport { damages: vec![damage] }) }
+        Self::Damaged {
+            report: Arc::new(DamageReport { damages: vec![damage] }),
+        }
     }
 
     /// Whether the cause is a full disk or quota; appends work again once there is space.

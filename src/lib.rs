@@ -1,1 +1,80 @@
-//! annals
+//! An embeddable, segmented, append-only event log.
+//!
+//! It never loses an acknowledged event silently, never invents one, says exactly what a damaged disk cost you, and runs at the
+//! speed of the disk. It is the storage engine under event stores: event-sourced applications, brokers, Raft logs. It is not
+//! a database, has no queries, no server and no replication.
+//!
+//! ```
+//! use annals::{ExpectedVersion, Log, NewEvent, Options, Read};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("orders");
+//! let log = Log::open(&path, Options::new())?;
+//!
+//! // Durable when it returns; refused if somebody else was faster.
+//! let placed = log.append("order-1", ExpectedVersion::NoStream, &[NewEvent::new("Placed", r#"{"total":12}"#)])?;
+//! log.append("order-1", placed.last_version, &[NewEvent::new("Paid", "{}")])?;
+//!
+//! let types: Vec<String> = log
+//!     .read_stream("order-1", Read::forward())?
+//!     .map(|event| Ok(event?.event_type().to_owned()))
+//!     .collect::<annals::Result<_>>()?;
+//! assert_eq!(types, ["Placed", "Paid"]);
+//! log.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Guarantees
+//! - [`Log::append`] returns after the sync that covers the batch has returned success ([`Durability::Sync`], the default).
+//! - A batch, over one stream or several, is in the log as a whole or not at all.
+//! - Readers see only what is durable, and every record is checked each time it is read.
+//! - After a crash, [`Log::open`] cuts off what was not finished, says so in its [`RecoveryReport`], and refuses to go on,
+//!   with [`Error::Damaged`], if bytes that had been synced are not what they were.
+//!
+//! `docs/durability.md` says what these rest on, `docs/format.md` what the bytes are, `docs/architecture.md` how the parts fit.
+//!
+//! # The parts
+//! [`Log`] is the handle. [`NewEvent`] and [`Batch`] go in, [`Ticket`] stands for an append under way; [`Read`] asks for [`Events`],
+//! each an [`Event`] or an [`EventRef`]; [`Subscription`] follows the log; [`Snapshot`] shortens replays; [`verify`] reads every byte.
+
+mod append;
+mod environment;
+mod error;
+mod format;
+mod index;
+mod log;
+mod options;
+mod read;
+mod recovery;
+mod retry;
+mod segments;
+mod snapshot;
+mod stat;
+mod storage;
+mod types;
+mod verify;
+
+pub use append::batch::Batch;
+pub use append::ticket::Ticket;
+pub use error::{Damage, DamageReport, Error, Result};
+pub use format::record::{EventRef, NewEvent, Tags};
+pub use log::Log;
+pub use options::Options;
+pub use read::Read;
+pub use read::event::Event;
+pub use read::events::Events;
+pub use read::subscribe::Subscription;
+pub use recovery::apply::RecoveryReport;
+pub use recovery::scan::Verdict;
+pub use snapshot::Snapshot;
+pub use stat::Stat;
+pub use types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
+pub use verify::{VerifyProgress, VerifyReport, verify};
+
+/// A disk in memory that loses what was not synced, and the surroundings that make a run repeatable: for testing code
+/// that is built on `annals`.
+#[cfg(any(test, feature = "sim"))]
+pub mod sim {
+    pub use crate::environment::Environment;
+    pub use crate::storage::sim::*;
+}

@@ -115,7 +115,11 @@ impl From<SystemTime> for Timestamp {
 impl From<Timestamp> for SystemTime {
     fn from(timestamp: Timestamp) -> Self {
         let offset = Duration::from_micros(timestamp.0.unsigned_abs());
-        if timestamp.0 >= 0 { UNIX_EPOCH + offset } else { UNIX_EPOCH - offset }
+        if timestamp.0 >= 0 {
+            UNIX_EPOCH + offset
+        } else {
+            UNIX_EPOCH - offset
+        }
     }
 }
 

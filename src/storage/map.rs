@@ -77,7 +77,10 @@ impl Image {
     /// An image of `len` bytes, all zero, and the one writer of it. Memory is taken as it is touched.
     pub(crate) fn new(len: usize) -> io::Result<ImageWriter> {
         let memory = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
-        Ok(ImageWriter(Arc::new(Self { memory, frozen: AtomicUsize::new(0) })))
+        Ok(ImageWriter(Arc::new(Self {
+            memory,
+            frozen: AtomicUsize::new(0),
+        })))
     }
 
     /// Length of the whole image.
@@ -120,11 +123,7 @@ impl ImageWriter {
         // SAFETY: the range lies inside the memory and above `frozen` (just checked), where no slice has
         // been handed out (I2) and nobody else writes: this is the only writer and `&mut` (I3).
         unsafe {
-            ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                self.0.memory.as_mut_ptr().add(offset),
-                bytes.len(),
-            );
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.memory.as_mut_ptr().add(offset), bytes.len());
         }
     }
 
@@ -140,7 +139,10 @@ impl ImageWriter {
     }
 
     fn check(&self, offset: usize, len: usize) {
-        assert!(offset >= self.0.frozen.load(Ordering::Relaxed), "writing what is frozen");
+        assert!(
+            offset >= self.0.frozen.load(Ordering::Relaxed),
+            "writing what is frozen"
+        );
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.0.len()),
             "writing past the end of the image"

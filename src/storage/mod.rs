@@ -14,15 +14,15 @@ use std::sync::Arc;
 pub(crate) mod fs;
 pub(crate) mod map;
 #[cfg(any(test, feature = "sim"))]
-pub mod sim;
+pub(crate) mod sim;
 
 pub use map::Bytes;
 
 /// Size of a page as direct writes see it: they start and end on a multiple of it.
-pub const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Size of the unit a disk is trusted to write whole or not at all.
-pub const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,19 @@ pub trait File: Send + Sync + fmt::Debug {
     /// What the operating system says; an unknown part of `buf` may have been written.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Writes `first` and behind it `second` at `offset` in one call where the system can, and returns how many bytes
+    /// were written.
+    ///
+    /// # Errors
+    /// As [`File::write_at`].
+    fn write_two_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<usize> {
+        if first.is_empty() {
+            self.write_at(second, offset)
+        } else {
+            self.write_at(first, offset)
+        }
+    }
+
     /// Makes the file's bytes, and its length, durable.
     ///
     /// # Errors
@@ -192,12 +205,7 @@ pub(crate) fn read_small(file: &dyn File, max: usize) -> io::Result<Option<Vec<u
 
 /// Writes a small file so that after a crash either all of it or nothing has the name `name`: written
 /// aside, synced, renamed, and the folder synced unless `durable` is false.
-pub(crate) fn write_small_atomically(
-    dir: &dyn Dir,
-    name: &str,
-    bytes: &[u8],
-    durable: bool,
-) -> io::Result<()> {
+pub(crate) fn write_small_atomically(dir: &dyn Dir, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
     let aside = format!("{name}.tmp");
     match dir.remove(&aside) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

@@ -1,0 +1,287 @@
+//! The active segment as the appender sees it: the image it fills, the open group, and the index of both.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::batch::{Batch, Part};
+use super::gate::Gate;
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset};
+use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
+use crate::format::segment_header::{Generation, SegmentHeader};
+use crate::index::active::ActiveIndex;
+use crate::options::segment_reserve;
+use crate::segments::segment::Segment;
+use crate::storage::Dir;
+use crate::storage::map::{Image, ImageWriter};
+use crate::types::{Appended, Position, Timestamp, Version};
+
+/// The segment that is being filled.
+#[derive(Debug)]
+pub(crate) struct ActiveSegment {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) header: SegmentHeader,
+    pub(crate) index: Arc<RwLock<ActiveIndex>>,
+    image: ImageWriter,
+    group_seed: u32,
+    record_seed: u32,
+    generation: Generation,
+    /// Where the last closed group ends.
+    end: usize,
+    open: Option<OpenGroup>,
+}
+
+/// The group that batches are placed in while another one is at the disk. Its header is written when it is closed.
+#[derive(Debug)]
+struct OpenGroup {
+    offset: usize,
+    end: usize,
+    records: u32,
+    first_position: Position,
+    last_position: Position,
+    sync: bool,
+    gate: Arc<Gate>,
+}
+
+/// A group that will not change any more, ready to be written.
+#[derive(Debug)]
+pub(crate) struct ClosedGroup {
+    pub(crate) offset: usize,
+    pub(crate) end: usize,
+    pub(crate) last_position: Position,
+    pub(crate) sync: bool,
+    /// Bytes of its batches.
+    pub(crate) batch_bytes: u64,
+    /// `None` for marks and seals, which nobody waits for.
+    pub(crate) gate: Option<Arc<Gate>>,
+}
+
+impl ActiveSegment {
+    /// A segment whose image is filled, and frozen, up to `end`.
+    pub(crate) fn new(
+        segment: Arc<Segment>,
+        header: SegmentHeader,
+        index: Arc<RwLock<ActiveIndex>>,
+        image: ImageWriter,
+        end: usize,
+        generation: Generation,
+    ) -> Self {
+        Self {
+            segment,
+            header,
+            index,
+            image,
+            group_seed: header.group_seed(),
+            record_seed: header.record_seed(generation),
+            generation,
+            end,
+            open: None,
+        }
+    }
+
+    /// A segment that has just been thought of: nothing of it is on disk.
+    pub(crate) fn create(dir: Arc<dyn Dir>, header: SegmentHeader, generation: Generation) -> io::Result<Self> {
+        let mut image = Image::new(header.segment_bytes as usize)?;
+        let encoded = header.encode();
+        image.put(0, &encoded[..]);
+        image.freeze(encoded.len());
+        let index = Arc::new(RwLock::new(ActiveIndex::default()));
+        let segment = Segment::active(
+            dir,
+            header,
+            Arc::clone(image.image()),
+            Arc::clone(&index),
+            encoded.len(),
+        );
+        Ok(Self::new(
+            Arc::new(segment),
+            header,
+            index,
+            image,
+            encoded.len(),
+            generation,
+        ))
+    }
+
+    pub(crate) fn image(&self) -> &Arc<Image> {
+        self.image.image()
+    }
+
+    pub(crate) fn has_open_group(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Where the next record goes.
+    fn next_offset(&self) -> usize {
+        match &self.open {
+            Some(open) => open.end,
+            None => group_offset(self.end, self.header.group_align as usize) + GROUP_HEADER_BYTES,
+        }
+    }
+
+    /// Whether `len` bytes of records fit before what is kept free for the end of the segment.
+    pub(crate) fn fits(&self, len: usize) -> bool {
+        let reserve = segment_reserve(self.header.group_align as usize);
+        self.next_offset() + len + reserve <= self.header.segment_bytes as usize
+    }
+
+    /// Opens a group if none is open, and returns what its batches wait for.
+    pub(crate) fn join_group(&mut self, next: Position, timestamp: Timestamp, sync: bool) -> Arc<Gate> {
+        let offset = group_offset(self.end, self.header.group_align as usize);
+        let open = self.open.get_or_insert_with(|| {
+            self.index
+                .write()
+                .add_group(offset_u32(offset), next, self.generation, timestamp);
+            OpenGroup {
+                offset,
+                end: offset + GROUP_HEADER_BYTES,
+                records: 0,
+                first_position: next,
+                last_position: Position::new(next.get() - 1),
+                sync: false,
+                gate: Arc::default(),
+            }
+        });
+        open.sync |= sync;
+        Arc::clone(&open.gate)
+    }
+
+    /// Places one part of `batch` in the open group. It fits, and its stream is at `version`.
+    ///
+    /// # Panics
+    /// If no group is open: a bug of the caller.
+    pub(crate) fn place(
+        &mut self,
+        batch: &Batch,
+        part: &Part,
+        version: Version,
+        previous: Option<Position>,
+        timestamp: Timestamp,
+        ends_batch: bool,
+    ) -> Appended {
+        let open = self.open.as_mut().expect("a group has been joined");
+        let stream = batch.stream(part);
+        let mut index = self.index.write();
+        let first_position = open.last_position.next();
+        let mut at_version = version;
+        for (i, encoded) in (1..=part.count).zip(batch.records(part)) {
+            at_version = at_version.next();
+            open.last_position = open.last_position.next();
+            let record = self.image.unfrozen_mut(open.end, encoded.len());
+            record.copy_from_slice(encoded);
+            let numbers = Numbers {
+                position: open.last_position,
+                version: at_version,
+                timestamp,
+                last_of_batch: ends_batch && i == part.count,
+            };
+            record::number(record, &numbers, self.record_seed);
+            let payload_bytes = if i == 1 { part.payload_bytes() } else { 0 };
+            index.add_event(
+                stream,
+                at_version,
+                offset_u32(open.end),
+                previous,
+                timestamp,
+                payload_bytes,
+            );
+            open.end += encoded.len();
+            open.records += 1;
+        }
+        Appended {
+            first_version: version.next(),
+            last_version: at_version,
+            first_position,
+            last_position: open.last_position,
+        }
+    }
+
+    /// Closes the open group, if there is one.
+    pub(crate) fn close_group(&mut self, durable_position: Position) -> Option<ClosedGroup> {
+        let open = self.open.take()?;
+        let header = GroupHeader {
+            body_len: offset_u32(open.end - open.offset - GROUP_HEADER_BYTES),
+            record_count: open.records,
+            first_position: open.first_position,
+            durable_position,
+            generation: self.generation,
+        };
+        self.image.put(open.offset, &header.encode(self.group_seed));
+        self.freeze(open.end);
+        Some(ClosedGroup {
+            offset: open.offset,
+            end: open.end,
+            last_position: open.last_position,
+            sync: open.sync,
+            batch_bytes: u64::from(header.body_len),
+            gate: Some(open.gate),
+        })
+    }
+
+    /// Adds a group without records, which says that everything up to `last` is durable. No group is open.
+    pub(crate) fn add_mark(&mut self, last: Position, timestamp: Timestamp) -> ClosedGroup {
+        self.add_control(&[], last, last, timestamp)
+    }
+
+    /// Adds the seal. No group is open.
+    pub(crate) fn add_seal(&mut self, last: Position, durable: Position, timestamp: Timestamp) -> ClosedGroup {
+        let event_count = self.index.read().totals().events;
+        let seal = Seal {
+            event_count,
+            last_position: last,
+            last_timestamp: timestamp,
+        };
+        self.add_control(&seal.encode(self.record_seed), last, durable, timestamp)
+    }
+
+    fn add_control(&mut self, body: &[u8], last: Position, durable: Position, timestamp: Timestamp) -> ClosedGroup {
+        assert!(self.open.is_none(), "a control group is added between groups of events");
+        const { assert!(SEAL_BYTES.is_multiple_of(8)) };
+        let offset = group_offset(self.end, self.header.group_align as usize);
+        let header = GroupHeader {
+            body_len: offset_u32(body.len()),
+            record_count: u32::from(!body.is_empty()),
+            first_position: last.next(),
+            durable_position: durable,
+            generation: self.generation,
+        };
+        self.index
+            .write()
+            .add_group(offset_u32(offset), last.next(), self.generation, timestamp);
+        self.image.put(offset, &header.encode(self.group_seed));
+        self.image.put(offset + GROUP_HEADER_BYTES, body);
+        let end = offset + GROUP_HEADER_BYTES + body.len();
+        self.freeze(end);
+        ClosedGroup {
+            offset,
+            end,
+            last_position: last,
+            sync: true,
+            batch_bytes: 0,
+            gate: None,
+        }
+    }
+
+    /// Whether a mark, and then still a seal, fits.
+    pub(crate) fn fits_mark(&self) -> bool {
+        let align = self.header.group_align as usize;
+        let mark = group_offset(self.end, align) + GROUP_HEADER_BYTES;
+        group_offset(mark, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
+    }
+
+    fn freeze(&mut self, end: usize) {
+        self.image.freeze(end);
+        self.end = end;
+    }
+
+    /// What the batches of the open group wait for, which will not be written.
+    pub(crate) fn abandon_open_group(&mut self) -> Option<Arc<Gate>> {
+        self.open.take().map(|open| open.gate)
+    }
+}
+
+/// Offsets in a segment fit a u32: `SEGMENT_BYTES_MAX`.
+fn offset_u32(offset: usize) -> u32 {
+    u32::try_from(offset).expect("a segment has at most 2^30 bytes")
+}

@@ -1,0 +1,119 @@
+//! [`Gate`]: opens once, for all whose batches are in one group.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+
+const CLOSED: u32 = 0;
+const OPEN: u32 = 1;
+
+/// What everyone waits for whose batch is in one group: its outcome.
+///
+/// Threads sleep on one word of memory. Whoever opens the gate wakes two of them, and each that wakes wakes two more, so that the
+/// one who writes groups to disk spends two system calls on waking, however many wait.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: AtomicU32,
+    /// Threads that are asleep or about to fall asleep.
+    sleepers: AtomicU32,
+    failure: OnceLock<Error>,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Gate {
+    /// Opens the gate with the outcome of the group.
+    pub(crate) fn open(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            // Opened once only, so the first outcome is the outcome.
+            self.failure.get_or_init(|| error);
+        }
+        // Sequentially consistent with the count of sleepers: either we see the sleeper or it sees the gate open.
+        self.state.store(OPEN, Ordering::SeqCst);
+        self.wake_two();
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn wake_two(&self) {
+        for _ in 0..2 {
+            if self.sleepers.load(Ordering::SeqCst) > 0 {
+                atomic_wait::wake_one(&raw const self.state);
+            }
+        }
+    }
+
+    /// The outcome, if the gate is open.
+    pub(crate) fn outcome(&self) -> Option<Result<()>> {
+        if self.state.load(Ordering::SeqCst) == CLOSED {
+            return None;
+        }
+        Some(self.failure.get().map_or(Ok(()), |error| Err(error.clone())))
+    }
+
+    /// Waits until the gate opens.
+    pub(crate) fn wait(&self) -> Result<()> {
+        if let Some(outcome) = self.outcome() {
+            return outcome;
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let outcome = loop {
+            if let Some(outcome) = self.outcome() {
+                break outcome;
+            }
+            atomic_wait::wait(&self.state, CLOSED);
+        };
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.wake_two();
+        outcome
+    }
+
+    /// As [`Gate::wait`], for a task.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<()>> {
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let mut wakers = self.wakers.lock();
+        // Looked at again under the lock: `open` takes the wakers after it has set the state.
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn all_who_wait_get_the_outcome() {
+        for round in 0..200 {
+            let gate = Arc::new(Gate::default());
+            let waiting: Vec<_> = (0..16)
+                .map(|_| {
+                    let gate = Arc::clone(&gate);
+                    std::thread::spawn(move || gate.wait())
+                })
+                .collect();
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            let fails = round % 3 == 0;
+            gate.open(if fails { Err(Error::Closed) } else { Ok(()) });
+            for thread in waiting {
+                assert_eq!(thread.join().unwrap().is_err(), fails);
+            }
+            assert_eq!(gate.outcome().unwrap().is_err(), fails);
+        }
+    }
+}

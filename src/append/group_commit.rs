@@ -1,0 +1,807 @@
+//! Group commit: many callers, one write and one sync.
+//!
+//! ```text
+//! caller:  encode -> [ lock: check versions, give numbers, place in the open group ] -> lead, or wait at the group's gate
+//! leader:  [ lock: close the open group ] -> write + sync -> publish -> open the gate -> again, while there is work
+//! ```
+//!
+//! There is no timer: while one group is at the disk the next one fills. One thread leads at a time, the one that holds
+//! [`Committing`]. A caller that finds nobody leading leads its own group on its own thread, so a lone caller pays for no
+//! hand-over; if there is more to do afterwards, the committer thread goes on with it.
+//!
+//! Invariants:
+//! - I1. Whoever holds [`Committing`] is the only one who writes to the active segment's file. It lies in [`Placing`] when nobody
+//!   leads, and everybody who leaves work behind while it lies there leads.
+//! - I2. A gate is opened with success only after the write, and for a group that asked for it the sync, has returned success.
+//! - I3. The watermark moves only over what is durable, unless the log was opened with [`Durability::Os`].
+//! - I4. A segment is sealed only after its successor's file, header and name are durable; a group is written to the successor only
+//!   after the seal is durable.
+//! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group's header is erased on disk before
+//!   anything else is written, everything placed and not written fails with it, and a new generation begins.
+//! - I6. The lock of `placing` is never held across a system call that reaches the disk.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use super::active::{ActiveSegment, ClosedGroup};
+use super::batch::Batch;
+use super::gate::Gate;
+use super::maintenance::Work;
+use super::segment_writer::{SegmentWriter, WriteFailure};
+use super::ticket::{Places, Ticket};
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::format::segment_header::{Generation, SegmentHeader};
+use crate::format::{LogId, names};
+use crate::options::Options;
+use crate::read::watermark::Watermark;
+use crate::recovery::rebuild::IndexBuilder;
+use crate::recovery::scan::{Tail, scan};
+use crate::segments::directory::last_part;
+use crate::segments::prepare::{self, Prepared};
+use crate::segments::set::SegmentSet;
+use crate::storage::map::Image;
+use crate::storage::{Dir, OpenMode, write_all_at};
+use crate::types::{Appended, Durability, Position, Timestamp, Version};
+
+/// Appends to the log. Shared by all handles and by the background threads.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) options: Options,
+    pub(crate) environment: Environment,
+    log_id: LogId,
+    pub(crate) segments: Arc<SegmentSet>,
+    pub(crate) watermark: Arc<Watermark>,
+    placing: Mutex<Placing>,
+    /// Told whenever something happens that may let those go on who wait for room, for a roll, or for the leader to stop.
+    room: Condvar,
+    /// Last position known durable.
+    durable: AtomicU64,
+    /// Segment files made ahead of need.
+    pub(crate) prepared: Mutex<Option<Prepared>>,
+    threads: OnceLock<Threads>,
+    stopping: AtomicBool,
+}
+
+/// The ways to the background threads.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pub(crate) commit: Sender<CommitWork>,
+    pub(crate) maintain: Sender<Work>,
+}
+
+/// What the committer thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum CommitWork {
+    Lead(Committing),
+    Stop,
+}
+
+/// The right to write to the active segment (I1).
+#[derive(Debug)]
+pub(crate) struct Committing {
+    writer: SegmentWriter,
+    /// The last position that has been written.
+    last_written: Position,
+    /// Bytes of batches that have been written since the lock was last held.
+    written_bytes: u64,
+    /// Whether something was acknowledged that is not durable, on a log whose readers wait for what is.
+    flush_wanted: bool,
+}
+
+/// What is decided under the lock.
+#[derive(Debug)]
+struct Placing {
+    active: ActiveSegment,
+    /// The segment before the active one, from the moment it was found to be full until it is sealed.
+    rolled: Option<Rolled>,
+    /// `None` while somebody leads.
+    committing: Option<Committing>,
+    next_position: Position,
+    last_timestamp: Timestamp,
+    generation: Generation,
+    /// Bytes of batches placed and not written.
+    in_flight: u64,
+    /// How many threads wait for `room`.
+    waiting: usize,
+    latest_gate: Option<Arc<Gate>>,
+    flush_wanted: bool,
+    mark_wanted: bool,
+    /// Whether there are groups that no mark follows.
+    unmarked: bool,
+    closed: bool,
+    poisoned: Option<Error>,
+    /// Counts batches; tells whether the log has been idle.
+    batches: u64,
+    /// Versions of the streams of the batch at hand; kept to save its memory.
+    versions: Vec<(Version, Option<Position>)>,
+}
+
+#[derive(Debug)]
+struct Rolled {
+    segment: ActiveSegment,
+    last: Option<ClosedGroup>,
+}
+
+enum Job {
+    Write(ClosedGroup),
+    Roll,
+    Flush,
+}
+
+/// What was found out about a stream without holding the lock. Good as long as `before` is the oldest segment in memory.
+struct Head {
+    part: usize,
+    before: Position,
+    version: Version,
+    previous: Option<Position>,
+}
+
+/// What recovery hands over: the active segment and where the log stands.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) active: ActiveSegment,
+    pub(crate) writer: SegmentWriter,
+    pub(crate) log_id: LogId,
+    pub(crate) generation: Generation,
+    pub(crate) last_position: Position,
+    pub(crate) last_timestamp: Timestamp,
+    pub(crate) unmarked: bool,
+}
+
+impl Appender {
+    pub(crate) fn new(
+        dir: Arc<dyn Dir>,
+        options: Options,
+        environment: Environment,
+        segments: Arc<SegmentSet>,
+        watermark: Arc<Watermark>,
+        recovered: Recovered,
+    ) -> Self {
+        let Recovered {
+            active,
+            writer,
+            log_id,
+            generation,
+            last_position,
+            last_timestamp,
+            unmarked,
+        } = recovered;
+        let placing = Placing {
+            active,
+            rolled: None,
+            committing: Some(Committing {
+                writer,
+                last_written: last_position,
+                written_bytes: 0,
+                flush_wanted: false,
+            }),
+            next_position: last_position.next(),
+            last_timestamp,
+            generation,
+            in_flight: 0,
+            waiting: 0,
+            latest_gate: None,
+            flush_wanted: false,
+            mark_wanted: false,
+            unmarked,
+            closed: false,
+            poisoned: None,
+            batches: 0,
+            versions: Vec::new(),
+        };
+        Self {
+            dir,
+            options,
+            environment,
+            log_id,
+            segments,
+            watermark,
+            placing: Mutex::new(placing),
+            room: Condvar::new(),
+            durable: AtomicU64::new(last_position.get()),
+            prepared: Mutex::new(None),
+            threads: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on, work that is left behind goes to these threads.
+    pub(crate) fn set_threads(&self, threads: Threads) {
+        if self.threads.set(threads).is_err() {
+            unreachable!("threads are started once, at open");
+        }
+    }
+
+    /// Whether the log is being closed, so that long work in the background is not worth finishing.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn threads(&self) -> Option<&Threads> {
+        self.threads.get()
+    }
+
+    pub(crate) fn maintain(&self, work: Work) {
+        match self.threads.get() {
+            // The thread lives until the log is closed, and what is left then needs no maintenance.
+            Some(threads) => drop(threads.maintain.send(work)),
+            None => super::maintenance::run(self, work),
+        }
+    }
+
+    fn durable_position(&self) -> Position {
+        Position::new(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Places `batch`. The ticket opens when it is durable, or with the operating system if that is what it asked for. If
+    /// `lead` and nobody else leads, that is so when this returns.
+    pub(crate) fn append(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
+        batch.check(self.options.batch_bytes_max)?;
+        let durability = batch.chosen_durability().unwrap_or(self.options.durability);
+        let mut heads: Vec<Head> = Vec::new();
+        loop {
+            let mut placing = self.lock_with_room(batch, wait_for_room)?;
+            match self.try_place(&mut placing, batch, &heads, durability == Durability::Sync) {
+                Ok(Some((gate, places))) => {
+                    self.leave(placing, lead);
+                    return Ok(Ticket::new(gate, places));
+                }
+                Ok(None) => {
+                    // Some stream is in no segment in memory. Whether it is in another one is a question to the disk, asked
+                    // without the lock.
+                    let before = placing.oldest_in_memory();
+                    drop(placing);
+                    heads = self.look_up_heads(batch, before)?;
+                }
+                Err(error) => {
+                    self.leave(placing, lead);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The lock, when there is room for `batch`.
+    fn lock_with_room(&self, batch: &Batch, wait: bool) -> Result<MutexGuard<'_, Placing>> {
+        let len = batch.byte_len() as u64;
+        let max = self.options.in_flight_bytes_max;
+        let mut placing = self.placing.lock();
+        loop {
+            if let Some(error) = &placing.poisoned {
+                return Err(error.clone());
+            }
+            if placing.closed {
+                return Err(Error::Closed);
+            }
+            let room = placing.in_flight == 0 || placing.in_flight + len <= max;
+            let rolls_twice = placing.rolled.is_some() && !placing.active.fits(batch.byte_len());
+            if room && !rolls_twice {
+                return Ok(placing);
+            }
+            if !wait {
+                return Err(Error::Busy {
+                    in_flight: placing.in_flight,
+                    max,
+                });
+            }
+            placing.waiting += 1;
+            self.room.wait(&mut placing);
+            placing.waiting -= 1;
+        }
+    }
+
+    /// Checks the expectations and places the batch; `None` if a stream's version is neither in memory nor in `heads`.
+    fn try_place(
+        &self,
+        placing: &mut Placing,
+        batch: &Batch,
+        heads: &[Head],
+        sync: bool,
+    ) -> Result<Option<(Arc<Gate>, Places)>> {
+        let mut versions = std::mem::take(&mut placing.versions);
+        versions.clear();
+        let known = placing.find_versions(batch, heads, &mut versions);
+        let placed = match known {
+            Ok(true) => self.place_at(placing, batch, &versions, sync).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        };
+        placing.versions = versions;
+        placed
+    }
+
+    fn place_at(
+        &self,
+        placing: &mut Placing,
+        batch: &Batch,
+        versions: &[(Version, Option<Position>)],
+        sync: bool,
+    ) -> Result<(Arc<Gate>, Places)> {
+        if !placing.active.fits(batch.byte_len()) {
+            self.roll(placing)?;
+        }
+        let timestamp = self.environment.now().max(placing.last_timestamp);
+        placing.last_timestamp = timestamp;
+        let gate = placing.active.join_group(placing.next_position, timestamp, sync);
+        let parts = batch.parts();
+        let mut place = |i: usize| {
+            let (version, previous) = versions[i];
+            placing
+                .active
+                .place(batch, &parts[i], version, previous, timestamp, i + 1 == parts.len())
+        };
+        let places = if parts.len() == 1 {
+            Places::One(place(0))
+        } else {
+            Places::Many((0..parts.len()).map(place).collect::<Vec<Appended>>())
+        };
+        // Checked when the batch was filled: a count of events in memory.
+        placing.next_position = Position::new(placing.next_position.get() + batch.len() as u64);
+        placing.in_flight += batch.byte_len() as u64;
+        placing.batches += 1;
+        placing.latest_gate = Some(Arc::clone(&gate));
+        Ok((gate, places))
+    }
+
+    /// Where the streams of `batch` stand that no segment in memory has; `before` is the oldest of those.
+    fn look_up_heads(&self, batch: &Batch, before: Position) -> Result<Vec<Head>> {
+        let mut heads = Vec::with_capacity(batch.parts().len());
+        for (part, description) in batch.parts().iter().enumerate() {
+            let (version, previous) = match last_part(&self.segments, batch.stream(description), before)? {
+                Some((segment, found)) => (found.part.last_version(), segment.first_position()),
+                None => (Version::EMPTY, Position::START),
+            };
+            heads.push(Head {
+                part,
+                before,
+                version,
+                previous: Some(previous),
+            });
+        }
+        Ok(heads)
+    }
+
+    /// The active segment is full: the next one takes its place, in memory. The leader does the rest.
+    fn roll(&self, placing: &mut Placing) -> Result<()> {
+        debug_assert!(placing.rolled.is_none(), "checked before the batch was placed");
+        let header = SegmentHeader {
+            log_id: self.log_id,
+            first_position: placing.next_position,
+            previous: placing.active.header.first_position,
+            salt: self.environment.random(),
+            created_at_micros: self.environment.now().as_micros(),
+            segment_bytes: u32::try_from(self.options.segment_bytes).expect("checked at open"),
+            group_align: u32::try_from(self.options.group_align()).expect("8 or 4096"),
+        };
+        let next = ActiveSegment::create(Arc::clone(&self.dir), header, placing.generation)
+            .map_err(|e| Error::io(self.dir.path(), "taking memory for a segment", e))?;
+        let mut segment = std::mem::replace(&mut placing.active, next);
+        let last = segment.close_group(self.durable_position());
+        placing.unmarked |= last.is_some();
+        placing.rolled = Some(Rolled { segment, last });
+        Ok(())
+    }
+
+    /// Lets go of the lock; if there is work and nobody leads, leads (one job, here) or sees that somebody does.
+    fn leave<'a>(&'a self, mut placing: MutexGuard<'a, Placing>, lead: bool) {
+        if !placing.has_work() {
+            return;
+        }
+        let Some(committing) = placing.committing.take() else {
+            return;
+        };
+        match self.threads.get() {
+            Some(_) if lead => self.lead(committing, placing, true),
+            Some(threads) => {
+                drop(placing);
+                Self::hand_over(threads, committing);
+            }
+            None => self.lead(committing, placing, false),
+        }
+    }
+
+    fn hand_over(threads: &Threads, committing: Committing) {
+        // The thread stops only when the log is closed, which waits until nobody leads.
+        if threads.commit.send(CommitWork::Lead(committing)).is_err() {
+            unreachable!("the committer thread outlives every leader");
+        }
+    }
+
+    /// What the committer thread does.
+    pub(crate) fn go_on_leading(&self, committing: Committing) {
+        self.lead(committing, self.placing.lock(), false);
+    }
+
+    fn lead<'a>(&'a self, mut committing: Committing, mut placing: MutexGuard<'a, Placing>, one_job: bool) {
+        let mut jobs = 0;
+        loop {
+            placing.in_flight = placing.in_flight.saturating_sub(committing.written_bytes);
+            committing.written_bytes = 0;
+            placing.flush_wanted |= std::mem::take(&mut committing.flush_wanted);
+            if placing.waiting > 0 {
+                self.room.notify_all();
+            }
+            if one_job && jobs > 0 && placing.has_work() {
+                if let Some(threads) = self.threads.get() {
+                    drop(placing);
+                    Self::hand_over(threads, committing);
+                    return;
+                }
+            }
+            let Some(job) = self.next_job(&mut placing) else {
+                placing.committing = Some(committing);
+                return;
+            };
+            jobs += 1;
+            drop(placing);
+            match job {
+                Job::Write(group) => self.write_group(&mut committing, group),
+                Job::Roll => self.finish_roll(&mut committing),
+                Job::Flush => self.flush(&mut committing),
+            }
+            placing = self.placing.lock();
+        }
+    }
+
+    fn next_job(&self, placing: &mut Placing) -> Option<Job> {
+        if placing.poisoned.is_some() {
+            return None;
+        }
+        if let Some(rolled) = &mut placing.rolled {
+            return Some(rolled.last.take().map_or(Job::Roll, Job::Write));
+        }
+        if let Some(mut group) = placing.active.close_group(self.durable_position()) {
+            group.sync |= std::mem::take(&mut placing.flush_wanted);
+            if !std::mem::replace(&mut placing.unmarked, true) {
+                if let Some(threads) = self.threads.get() {
+                    drop(threads.maintain.send(Work::MarkWhenIdle));
+                }
+            }
+            return Some(Job::Write(group));
+        }
+        let last = Position::new(placing.next_position.get() - 1);
+        let not_durable = self.durable_position() < last;
+        if std::mem::take(&mut placing.flush_wanted) || (placing.mark_wanted && not_durable) {
+            return Some(Job::Flush);
+        }
+        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && placing.active.fits_mark() {
+            placing.unmarked = false;
+            return Some(Job::Write(placing.active.add_mark(last, placing.last_timestamp)));
+        }
+        None
+    }
+
+    fn write_group(&self, committing: &mut Committing, group: ClosedGroup) {
+        if let Err(failure) = committing.writer.write(group.end, group.sync) {
+            self.fail(committing, Some(group), failure);
+            return;
+        }
+        committing.last_written = group.last_position;
+        if group.sync {
+            self.durable.store(group.last_position.get(), Ordering::Release);
+        }
+        if group.sync || self.options.durability == Durability::Os {
+            self.publish(group.last_position, group.end);
+        } else {
+            committing.flush_wanted = true;
+        }
+        committing.written_bytes += group.batch_bytes;
+        if let Some(gate) = group.gate {
+            gate.open(Ok(()));
+        }
+    }
+
+    /// Shows readers the last segment that was written to up to `end`, and with it `last`.
+    fn publish(&self, last: Position, end: usize) {
+        // The last segment of the set is the one being written: a rolled one stays so until its seal is durable.
+        if let Some(segment) = self.segments.last() {
+            segment.publish(end);
+        }
+        if last > self.watermark.position() {
+            self.watermark.publish(last);
+        }
+    }
+
+    fn flush(&self, committing: &mut Committing) {
+        if let Err(failure) = committing.writer.sync() {
+            self.fail(committing, None, failure);
+            return;
+        }
+        let (end, last) = (committing.writer.written_end(), committing.last_written);
+        self.durable.store(last.get(), Ordering::Release);
+        self.publish(last, end);
+    }
+
+    /// Makes the successor's file, header and name durable, then seals the full segment (I4).
+    fn finish_roll(&self, committing: &mut Committing) {
+        let (header, timestamp) = {
+            let placing = self.placing.lock();
+            (placing.active.header, placing.last_timestamp)
+        };
+        let len = u64::from(header.segment_bytes);
+        let prepared = self.prepared.lock().take().filter(|prepared| prepared.len == len);
+        let prepared = match prepared.map_or_else(|| prepare::allocate(&*self.dir, len), Ok) {
+            Ok(prepared) => prepared,
+            Err(e) => return self.fail(committing, None, WriteFailure::Write(e)),
+        };
+        let written = write_all_at(&*prepared.file, &header.encode()[..], 0).and_then(|()| prepared.file.sync_data());
+        if let Err(e) = written {
+            // The file is not a segment yet, so a failed sync of it puts nothing in doubt; but it is not used again.
+            if let Err(e) = self.dir.remove(prepared.name) {
+                tracing::warn!(error = %e, "a prepared segment could not be removed");
+            }
+            return self.fail(committing, None, WriteFailure::Write(e));
+        }
+        let name = names::segment(header.first_position);
+        if let Err(e) = self.dir.rename(prepared.name, &name).and_then(|()| self.dir.sync()) {
+            return self.fail(committing, None, WriteFailure::Sync(e));
+        }
+        let direct = Self::open_direct(&*self.dir, &self.options, &name);
+        let (seal, image, segment) = {
+            let mut placing = self.placing.lock();
+            let durable = self.durable_position();
+            let last = Position::new(header.first_position.get() - 1);
+            let Some(rolled) = &mut placing.rolled else {
+                unreachable!("only the leader ends a roll")
+            };
+            let seal = rolled.segment.add_seal(last, durable, timestamp);
+            (
+                seal,
+                Arc::clone(placing.active.image()),
+                Arc::clone(&placing.active.segment),
+            )
+        };
+        let start = segment.visible_end();
+        let sealed = committing.writer.write(seal.end, true);
+        let next = SegmentWriter::new(prepared.file, direct, image, start);
+        let next = match (sealed, next) {
+            (Ok(()), Ok(next)) => next,
+            (Err(WriteFailure::Sync(e) | WriteFailure::Write(e)), _) | (_, Err(e)) => {
+                return self.fail(committing, None, WriteFailure::Sync(e));
+            }
+        };
+        committing.writer = next;
+        let last = seal.last_position;
+        self.durable.store(last.get(), Ordering::Release);
+        // The successor is there for readers before the seal sends them to it.
+        let sealed_segment = self.segments.last();
+        self.segments.push(segment);
+        if let Some(sealed_segment) = sealed_segment {
+            sealed_segment.publish(seal.end);
+        }
+        if last > self.watermark.position() {
+            self.watermark.publish(last);
+        }
+        let rolled = {
+            let mut placing = self.placing.lock();
+            if placing.waiting > 0 {
+                self.room.notify_all();
+            }
+            placing.rolled.take()
+        };
+        if let Some(rolled) = rolled {
+            self.maintain(Work::Sealed(Box::new(rolled.segment)));
+        }
+    }
+
+    /// A handle for direct writes to the segment `name`, where they can be had and are wanted.
+    pub(crate) fn open_direct(dir: &dyn Dir, options: &Options, name: &str) -> Option<Arc<dyn crate::storage::File>> {
+        if !options.direct_io || options.durability == Durability::Os {
+            return None;
+        }
+        dir.open(name, OpenMode::DirectSync).ok()
+    }
+
+    /// A write or a sync failed (I5). `group` is the one that was being written, if it was one.
+    fn fail(&self, committing: &mut Committing, group: Option<ClosedGroup>, failure: WriteFailure) {
+        let path = self
+            .segments
+            .last()
+            .map_or_else(|| self.dir.path().to_owned(), |segment| segment.path());
+        let (op, cause) = match failure {
+            WriteFailure::Write(e) => ("writing a group", e),
+            WriteFailure::Sync(e) => return self.poison(group, &Error::io(path, "syncing a group", e)),
+        };
+        let erased = group
+            .as_ref()
+            .map_or(Ok(()), |group| committing.writer.erase_group(group.offset));
+        let error = Error::io(path.clone(), op, cause);
+        if let Err(e) = erased {
+            return self.poison(group, &Error::io(path, "taking a failed group back", e));
+        }
+        tracing::warn!(%error, "a group could not be written, taking back what was placed and not written");
+
+        let mut placing = self.placing.lock();
+        let mut gates: Vec<Arc<Gate>> = group.and_then(|group| group.gate).into_iter().collect();
+        gates.extend(placing.abandon());
+        committing.written_bytes = 0;
+        placing.in_flight = 0;
+        if let Err(e) = self.rewind(&mut placing, committing) {
+            drop(placing);
+            self.poison(None, &Error::io(path, "taking a failed group back", e));
+        } else {
+            if placing.waiting > 0 {
+                self.room.notify_all();
+            }
+            drop(placing);
+        }
+        for gate in gates {
+            gate.open(Err(error.clone()));
+        }
+    }
+
+    /// Puts the active segment back to what was written last, in a new generation.
+    fn rewind(&self, placing: &mut Placing, committing: &mut Committing) -> io::Result<()> {
+        let header = placing.active.header;
+        let end = committing.writer.written_end();
+        let mut image = Image::new(header.segment_bytes as usize)?;
+        image.put(0, &placing.active.image().frozen()[..end]);
+        image.freeze(end);
+        let mut builder = IndexBuilder::default();
+        let found = scan(image.image().frozen(), &header, &mut builder);
+        if found.end != end || found.tail != Tail::Clean {
+            return Err(io::Error::other(
+                "the image of the active segment does not hold what was written",
+            ));
+        }
+        placing.generation = Generation {
+            ordinal: placing.generation.ordinal + 1,
+            nonce: nonce(&self.environment),
+        };
+        placing.next_position = found.last_position.next();
+        let index = Arc::new(RwLock::new(builder.finish(end)));
+        let segment = Arc::clone(&placing.active.segment);
+        segment.replace(Arc::clone(image.image()), Arc::clone(&index));
+        committing.writer.set_image(Arc::clone(image.image()));
+        placing.active = ActiveSegment::new(segment, header, index, image, end, placing.generation);
+        Ok(())
+    }
+
+    /// Nothing more is acknowledged through this handle.
+    fn poison(&self, group: Option<ClosedGroup>, cause: &Error) {
+        let reason = match std::error::Error::source(cause) {
+            Some(source) => format!("{cause}: {source}"),
+            None => cause.to_string(),
+        };
+        tracing::error!(reason, "the log is poisoned");
+        let error = Error::Poisoned { reason };
+        let mut placing = self.placing.lock();
+        placing.poisoned = Some(error.clone());
+        let mut gates: Vec<Arc<Gate>> = group.and_then(|group| group.gate).into_iter().collect();
+        if let Some(rolled) = &mut placing.rolled {
+            gates.extend(rolled.last.take().and_then(|last| last.gate));
+        }
+        gates.extend(placing.active.abandon_open_group());
+        self.room.notify_all();
+        drop(placing);
+        for gate in gates {
+            gate.open(Err(error.clone()));
+        }
+    }
+
+    /// What the batches wait for that were placed last: whoever wants to know what became of them waits for it too.
+    pub(crate) fn latest_gate(&self) -> Option<Arc<Gate>> {
+        self.placing.lock().latest_gate.clone()
+    }
+
+    /// Count of batches so far.
+    pub(crate) fn batch_count(&self) -> u64 {
+        self.placing.lock().batches
+    }
+
+    /// Writes a mark behind the last group, unless there is one or others are at work.
+    pub(crate) fn mark(&self) {
+        let mut placing = self.placing.lock();
+        if placing.unmarked && !placing.closed && placing.poisoned.is_none() && placing.committing.is_some() {
+            placing.mark_wanted = true;
+            self.leave(placing, true);
+        }
+    }
+
+    /// Accepts no more batches, waits for those under way, makes everything durable and marks it so.
+    pub(crate) fn close(&self) -> Result<()> {
+        let mut placing = self.placing.lock();
+        placing.closed = true;
+        self.room.notify_all();
+        let committing = loop {
+            if let Some(committing) = placing.committing.take() {
+                break committing;
+            }
+            placing.waiting += 1;
+            self.room.wait(&mut placing);
+            placing.waiting -= 1;
+        };
+        placing.flush_wanted |= committing.writer.needs_sync();
+        placing.mark_wanted = true;
+        self.lead(committing, placing, false);
+        let placing = self.placing.lock();
+        placing.poisoned.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Placing {
+    fn has_work(&self) -> bool {
+        self.poisoned.is_none()
+            && (self.rolled.is_some() || self.active.has_open_group() || self.flush_wanted || self.mark_wanted)
+    }
+
+    /// First position of the oldest segment that is not sealed.
+    fn oldest_in_memory(&self) -> Position {
+        self.rolled
+            .as_ref()
+            .map_or(&self.active, |rolled| &rolled.segment)
+            .header
+            .first_position
+    }
+
+    /// Fills in where the streams of `batch` stand and checks the expectations; false if one is not known.
+    fn find_versions(
+        &self,
+        batch: &Batch,
+        heads: &[Head],
+        versions: &mut Vec<(Version, Option<Position>)>,
+    ) -> Result<bool> {
+        let active = self.active.index.read();
+        let rolled = self
+            .rolled
+            .as_ref()
+            .map(|rolled| (rolled.segment.header.first_position, rolled.segment.index.read()));
+        let oldest = self.oldest_in_memory();
+        for (i, part) in batch.parts().iter().enumerate() {
+            let stream = batch.stream(part);
+            let head = || heads.iter().find(|head| head.part == i && head.before == oldest);
+            let found = if let Some(entry) = active.stream(stream) {
+                (entry.part().last_version(), None)
+            } else if let Some((first, entry)) = rolled
+                .as_ref()
+                .and_then(|(first, index)| Some((*first, index.stream(stream)?)))
+            {
+                (entry.part().last_version(), Some(first))
+            } else if let Some(head) = head() {
+                (head.version, head.previous)
+            } else {
+                return Ok(false);
+            };
+            if !part.expected.matches(found.0) {
+                return Err(Error::WrongExpectedVersion {
+                    stream: stream.to_owned(),
+                    expected: part.expected,
+                    actual: found.0,
+                });
+            }
+            versions.push(found);
+        }
+        Ok(true)
+    }
+
+    /// Gives up everything that was placed and not written, and returns what its batches wait for.
+    fn abandon(&mut self) -> Vec<Arc<Gate>> {
+        let mut gates: Vec<Arc<Gate>> = self.active.abandon_open_group().into_iter().collect();
+        if let Some(rolled) = self.rolled.take() {
+            gates.extend(rolled.last.and_then(|last| last.gate));
+            self.active = rolled.segment;
+        }
+        gates
+    }
+}
+
+/// A random number for a new generation.
+pub(crate) fn nonce(environment: &Environment) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "half of a random number is a random number"
+    )]
+    let nonce = environment.random() as u32;
+    nonce
+}

@@ -1,0 +1,203 @@
+//! What is done off the append path: segments prepared ahead, index files written, a mark set when the log has been idle. Nothing
+//! that is promised depends on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::active::ActiveSegment;
+use super::group_commit::{Appender, CommitWork};
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::index::sealed;
+use crate::segments::directory::last_part;
+use crate::segments::prepare;
+use crate::segments::segment::Segment;
+use crate::segments::set::SegmentSet;
+use crate::storage::{Dir, write_small_atomically};
+use crate::types::Position;
+
+/// How long the log has to be idle before a mark is written. Long enough not to follow every single append of a slow writer
+/// at once, short enough for an operator's `kill` to find the mark there.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// What the maintenance thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// See that there is a prepared segment.
+    Prepare,
+    /// A segment has been sealed: write its index file and let go of its image.
+    Sealed(Box<ActiveSegment>),
+    /// Make index files for sealed segments that have none.
+    MakeIndexes,
+    /// There are groups that no mark follows.
+    MarkWhenIdle,
+    Stop,
+}
+
+/// The committer thread: leads when a leader has to go and there is work left.
+pub(crate) fn commit_loop(appender: &Appender, work: &Receiver<CommitWork>) {
+    while let Ok(CommitWork::Lead(committing)) = work.recv() {
+        appender.go_on_leading(committing);
+    }
+}
+
+/// The maintenance thread.
+pub(crate) fn maintenance_loop(appender: &Appender, work: &Receiver<Work>) {
+    // Count of batches when the log was last looked at, while a mark is owed.
+    let mut owed: Option<u64> = None;
+    loop {
+        let next = if owed.is_some() {
+            work.recv_timeout(IDLE)
+        } else {
+            work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(Work::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Work::MarkWhenIdle) => owed = Some(appender.batch_count()),
+            Ok(other) => run(appender, other),
+            Err(RecvTimeoutError::Timeout) => {
+                let now = appender.batch_count();
+                if owed == Some(now) {
+                    appender.mark();
+                    owed = None;
+                } else {
+                    owed = Some(now);
+                }
+            }
+        }
+    }
+}
+
+/// Does `work` at once, on the calling thread.
+pub(crate) fn run(appender: &Appender, work: Work) {
+    match work {
+        Work::Prepare => prepare_spare(appender),
+        Work::Sealed(active) => {
+            make_index(&*appender.dir, &appender.segments, &active.segment);
+            active.segment.release_image();
+            // Giving the image's pages back takes milliseconds: it happens here.
+            drop(active);
+            if appender.environment.threads {
+                prepare_spare(appender);
+            }
+        }
+        Work::MakeIndexes => {
+            let mut all = appender.segments.all();
+            // The active segment has its index in memory, and no file.
+            all.pop();
+            for segment in all {
+                if let Err(error) = segment.index() {
+                    tracing::warn!(%error, "an index cannot be made");
+                } else if segment.memory_index().is_some() {
+                    make_index(&*appender.dir, &appender.segments, &segment);
+                }
+            }
+        }
+        Work::MarkWhenIdle | Work::Stop => {}
+    }
+}
+
+fn prepare_spare(appender: &Appender) {
+    if appender.prepared.lock().is_some() {
+        return;
+    }
+    let len = appender.options.segment_bytes;
+    let made = match prepare::adopt(&*appender.dir, len) {
+        Ok(None) => prepare::prepare(&*appender.dir, len, || !appender.is_stopping()),
+        adopted => adopted,
+    };
+    match made {
+        Ok(prepared) => *appender.prepared.lock() = prepared,
+        Err(error) => tracing::warn!(%error, "no segment could be prepared; the roll will try again"),
+    }
+}
+
+/// Writes the index file of a sealed segment whose index is in memory.
+fn make_index(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) {
+    if let Err(error) = write_index_file(dir, segments, segment) {
+        // The index in memory goes on serving.
+        tracing::warn!(%error, "an index file could not be written");
+    }
+}
+
+fn write_index_file(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) -> Result<()> {
+    let Some(index) = segment.memory_index() else {
+        return Ok(());
+    };
+    let header = segment.open()?.header;
+    let bytes = sealed::encode(&index.read(), &header, |stream, _| {
+        let before = last_part(segments, stream, header.first_position)?;
+        Ok(before.map_or(Position::START, |(segment, _)| segment.first_position()))
+    })?;
+    let name = names::index(header.first_position);
+    // Not synced: an index that a power cut spoils fails its checks and is made anew.
+    write_small_atomically(dir, &name, &bytes, false)
+        .map_err(|e| Error::io(dir.path().join(&name), "writing an index file", e))?;
+    if let Err(what) = segment.load_index_file() {
+        tracing::warn!(what, "an index file that was just written does not check out");
+    }
+    Ok(())
+}
+
+/// The threads of a log.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Starts the committer and the maintenance thread.
+    pub(crate) fn start(appender: &Arc<Appender>) -> std::io::Result<Self> {
+        let (commit, commit_work) = crossbeam_channel::unbounded();
+        let (maintain, maintain_work) = crossbeam_channel::unbounded();
+        let threads = super::group_commit::Threads { commit, maintain };
+        let mut crew = Self {
+            threads: Vec::with_capacity(2),
+        };
+        let for_commit = Arc::clone(appender);
+        let commit = std::thread::Builder::new()
+            .name("annals-commit".into())
+            .spawn(move || commit_loop(&for_commit, &commit_work))?;
+        crew.threads.push(commit);
+        let for_maintenance = Arc::clone(appender);
+        let maintenance = std::thread::Builder::new()
+            .name("annals-maintain".into())
+            .spawn(move || maintenance_loop(&for_maintenance, &maintain_work));
+        match maintenance {
+            Ok(thread) => {
+                crew.threads.push(thread);
+                appender.set_threads(threads);
+                Ok(crew)
+            }
+            Err(e) => {
+                // Dropping the senders ends the first thread.
+                drop(threads);
+                crew.join();
+                Err(e)
+            }
+        }
+    }
+
+    /// Waits for the threads to end, which they were told to.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+impl Appender {
+    /// Tells the threads to end.
+    pub(crate) fn stop_threads(&self) {
+        self.set_stopping();
+        if let Some(threads) = self.threads() {
+            // A thread that is gone already has ended.
+            drop(threads.commit.send(CommitWork::Stop));
+            drop(threads.maintain.send(Work::Stop));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The append path: a batch is encoded by its caller, placed in the open group under a short lock, and written together with
+//! whatever else came in meanwhile; one sync acknowledges them all.
+
+pub(crate) mod active;
+pub(crate) mod batch;
+pub(crate) mod gate;
+pub(crate) mod group_commit;
+pub(crate) mod maintenance;
+pub(crate) mod segment_writer;
+pub(crate) mod ticket;

@@ -1,0 +1,155 @@
+//! Groups of the image -> the file of the active segment.
+//!
+//! Two ways (docs/decisions/0001-how-bytes-reach-the-disk.md). Direct: whole pages past the page cache, durable when the write
+//! returns. Buffered: just the bytes of the group, durable after `sync_data`. Groups that need no sync are always written
+//! buffered; the next one that does takes them along.
+//!
+//! Invariants:
+//! - I1. Below `durable_end` everything is durable; below `written_end` the operating system has everything.
+//! - I2. The memory a write reads does not change while it reads: full pages are frozen, and the last, partial page is copied
+//!   aside first, because the next group may be filled into its remainder meanwhile.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::storage::map::{Image, ImageWriter};
+use crate::storage::{File, PAGE_BYTES, write_all_at};
+
+/// Writes one segment.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    file: Arc<dyn File>,
+    /// The same file for direct writes; `None` where they cannot be had.
+    direct: Option<Arc<dyn File>>,
+    image: Arc<Image>,
+    written_end: usize,
+    durable_end: usize,
+    /// One page, aligned, for the copy of I2.
+    aside: ImageWriter,
+}
+
+/// Why a group could not be written.
+#[derive(Debug)]
+pub(crate) enum WriteFailure {
+    /// The write itself failed: the group can be taken back.
+    Write(io::Error),
+    /// A sync failed, or a write that syncs: nothing is known any more.
+    Sync(io::Error),
+}
+
+impl SegmentWriter {
+    /// Everything below `end` is durable already.
+    pub(crate) fn new(
+        file: Arc<dyn File>,
+        direct: Option<Arc<dyn File>>,
+        image: Arc<Image>,
+        end: usize,
+    ) -> io::Result<Self> {
+        let aside = Image::new(PAGE_BYTES)?;
+        Ok(Self {
+            file,
+            direct,
+            image,
+            written_end: end,
+            durable_end: end,
+            aside,
+        })
+    }
+
+    /// Where the last group that was written ends.
+    pub(crate) fn written_end(&self) -> usize {
+        self.written_end
+    }
+
+    /// Whether some of what was written is not durable yet.
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.durable_end < self.written_end
+    }
+
+    /// Writes the image up to `end`, the end of a frozen group; with `sync`, everything up to there is durable afterwards.
+    pub(crate) fn write(&mut self, end: usize, sync: bool) -> Result<(), WriteFailure> {
+        if sync {
+            if let Some(direct) = self.direct.clone() {
+                match self.write_pages(&*direct, end) {
+                    Ok(()) => {
+                        (self.written_end, self.durable_end) = (end, end);
+                        return Ok(());
+                    }
+                    // The file system took the handle but not the write; nothing has been written. From now on without.
+                    Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                        tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
+                        self.direct = None;
+                    }
+                    Err(e) if is_out_of_space(&e) => return Err(WriteFailure::Write(e)),
+                    Err(e) => return Err(WriteFailure::Sync(e)),
+                }
+            }
+        }
+        let bytes = &self.image.frozen()[self.written_end..end];
+        write_all_at(&*self.file, bytes, self.written_end as u64).map_err(WriteFailure::Write)?;
+        self.written_end = end;
+        if sync {
+            self.file.sync_data().map_err(WriteFailure::Sync)?;
+            self.durable_end = end;
+        }
+        Ok(())
+    }
+
+    /// Writes the pages from the one that holds `durable_end` to the one that holds `end`.
+    fn write_pages(&mut self, direct: &dyn File, end: usize) -> io::Result<()> {
+        let frozen = &self.image.frozen()[..end];
+        let start = self.durable_end / PAGE_BYTES * PAGE_BYTES;
+        let tail_start = end / PAGE_BYTES * PAGE_BYTES;
+        let tail = &frozen[tail_start..];
+        let aside = self.aside.unfrozen_mut(0, PAGE_BYTES);
+        aside[..tail.len()].copy_from_slice(tail);
+        aside[tail.len()..].fill(0);
+        let full = &frozen[start..tail_start];
+        let aside = if tail.is_empty() { &[][..] } else { &*aside };
+        let len = full.len() + aside.len();
+        let mut done = 0;
+        while done < len {
+            let (first, second) = if done < full.len() {
+                (&full[done..], aside)
+            } else {
+                (&aside[done - full.len()..], &[][..])
+            };
+            let written = direct.write_two_at(first, second, (start + done) as u64)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            // What is left has to start on a page again.
+            done += written;
+            if done < len {
+                done = done / PAGE_BYTES * PAGE_BYTES;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything that was written durable.
+    pub(crate) fn sync(&mut self) -> Result<(), WriteFailure> {
+        self.write(self.written_end, true)
+    }
+
+    /// Makes sure that no group is found at `offset`, whatever part of a failed write is on the disk: only the header can make
+    /// bytes a group, and it lies in one sector.
+    pub(crate) fn erase_group(&self, offset: usize) -> io::Result<()> {
+        let zeros = [0; crate::format::group::GROUP_HEADER_BYTES];
+        write_all_at(&*self.file, &zeros, offset as u64)?;
+        self.file.sync_data()
+    }
+
+    /// Goes on with another image of the same segment, which is the same up to what was written.
+    pub(crate) fn set_image(&mut self, image: Arc<Image>) {
+        self.image = image;
+    }
+}
+
+/// Whether the disk or a quota is full.
+fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

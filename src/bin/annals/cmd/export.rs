@@ -1,0 +1,51 @@
+//! `annals export`: events as NDJSON; the fields are those of [`ndjson`].
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use annals::Read;
+use indicatif::ProgressBar;
+
+use crate::failure::{Explain, Failure};
+use crate::ndjson;
+use crate::open::open_existing;
+use crate::output::Output;
+use crate::progress;
+
+/// Events between two steps of the progress bar.
+const STEP: u64 = 4096;
+
+/// Print all events as JSON, one object a line, for `import` or other tools.
+///
+/// Data and metadata stand under `data` and `metadata` as JSON values if their bytes are a JSON text
+/// on one line (to the letter, spacing and all), else under `data_text` and `metadata_text` if they are
+/// UTF-8, else under `data_base64` and `metadata_base64`. Importing gives the same bytes again.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the log.
+    dir: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let log = open_existing(&args.dir)?;
+    // A bar and the lines themselves on one terminal would be neither.
+    let bar = match io::stdout().is_terminal() {
+        true => ProgressBar::hidden(),
+        false => progress::events(Some(log.last_position().get())),
+    };
+    let mut events = log.read_all(Read::forward())?;
+    let mut out = Output::new();
+    let mut line = Vec::new();
+    while let Some(event) = events.next_ref() {
+        let event = event?;
+        line.clear();
+        ndjson::write(&mut line, &event).explain(|| format!("position {}", event.position))?;
+        out.write(&line)?;
+        if event.position.get() % STEP == 0 {
+            bar.set_position(event.position.get());
+        }
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    Ok(log.close()?)
+}

@@ -1,0 +1,81 @@
+//! `annals stat`: how much there is, and what recovery found.
+
+use std::path::PathBuf;
+
+use annals::{Stat, Timestamp};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::ndjson::rfc3339;
+use crate::open::{describe, open_existing};
+use crate::output::Output;
+
+/// Print counts, sizes, first and last time, and what recovery found on opening.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the log.
+    dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let log = open_existing(&args.dir)?;
+    let stat = log.stat()?;
+    let mut out = Output::new();
+    out.line(&if args.json { as_json(&stat) } else { as_text(&stat) })?;
+    out.flush()?;
+    Ok(log.close()?)
+}
+
+fn as_json(stat: &Stat) -> String {
+    let recovery = &stat.recovery;
+    json!({
+        "events": stat.events,
+        "streams": stat.streams,
+        "segments": stat.segments,
+        "bytes": stat.bytes,
+        "log_bytes": stat.log_bytes,
+        "payload_bytes": stat.payload_bytes,
+        "overhead_per_event": stat.overhead_per_event(),
+        "first_timestamp": stat.first_timestamp.map(rfc3339),
+        "last_timestamp": stat.last_timestamp.map(rfc3339),
+        "snapshots_skipped": stat.snapshots_skipped,
+        "quarantined_files": stat.quarantined_files,
+        "recovery": {
+            "verdict": recovery.verdict.to_string(),
+            "cut_bytes": recovery.cut_bytes,
+            "cut_positions": recovery.cut_positions.map(|(first, last)| [first.get(), last.get()]),
+            "last_position": recovery.last_position.get(),
+            "scanned_bytes": recovery.scanned_bytes,
+            "elapsed_seconds": recovery.elapsed.as_secs_f64(),
+            "quarantined": recovery.quarantined.as_ref().map(|path| path.to_string_lossy()),
+        },
+    })
+    .to_string()
+}
+
+fn as_text(stat: &Stat) -> String {
+    let time = |time: Option<Timestamp>| time.map_or_else(|| "-".into(), rfc3339);
+    let recovery = &stat.recovery;
+    let rows = [
+        ("events", stat.events.to_string()),
+        ("streams", stat.streams.to_string()),
+        ("segments", stat.segments.to_string()),
+        ("bytes on disk", stat.bytes.to_string()),
+        ("bytes used", stat.log_bytes.to_string()),
+        ("bytes of payload", stat.payload_bytes.to_string()),
+        ("overhead per event", format!("{:.1} bytes", stat.overhead_per_event())),
+        ("first event", time(stat.first_timestamp)),
+        ("last event", time(stat.last_timestamp)),
+        ("snapshots skipped", stat.snapshots_skipped.to_string()),
+        ("quarantined files", stat.quarantined_files.to_string()),
+        ("recovery", describe(recovery)),
+        (
+            "recovery scanned",
+            format!("{} bytes in {:?}", recovery.scanned_bytes, recovery.elapsed),
+        ),
+    ];
+    rows.map(|(name, value)| format!("{name:<20}{value}")).join("\n")
+}

@@ -1,0 +1,36 @@
+//! Opening a log the way every subcommand does.
+
+use std::path::Path;
+
+use annals::{Log, Options, RecoveryReport, Verdict};
+
+use crate::failure::{Failure, note};
+
+/// Opens the log in `dir`. What recovery cut, if anything, goes to standard error: it is the work of
+/// a crash and no error, but nobody should have to find out by counting.
+pub(crate) fn open(dir: &Path, options: Options) -> Result<Log, Failure> {
+    let log = Log::open(dir, options)?;
+    let report = log.recovery();
+    if report.verdict != Verdict::Clean {
+        note(format_args!("recovery: {}", describe(report)));
+    }
+    Ok(log)
+}
+
+/// Opens the log in `dir` and does not make one if there is none.
+pub(crate) fn open_existing(dir: &Path) -> Result<Log, Failure> {
+    open(dir, Options::default().create(false))
+}
+
+/// The verdict and what was cut, in words.
+pub(crate) fn describe(report: &RecoveryReport) -> String {
+    let mut text = format!("{}, {} bytes cut", report.verdict, report.cut_bytes);
+    if let Some((first, last)) = report.cut_positions {
+        text.push_str(&format!(", positions {first} to {last} in doubt"));
+    }
+    text.push_str(&format!(", last position {}", report.last_position));
+    if let Some(path) = &report.quarantined {
+        text.push_str(&format!(", cut bytes kept in {}", path.display()));
+    }
+    text
+}

@@ -1,0 +1,189 @@
+//! The header of a group: what one write and one sync carry. The records follow right behind it.
+//!
+//! | offset | size | type   | field            | meaning                                             |
+//! |-------:|-----:|--------|------------------|-----------------------------------------------------|
+//! |      0 |    4 | u32 LE | crc              | CRC-32 of bytes 4 .. 40, xor the segment's group seed |
+//! |      4 |    4 | bytes  | magic            | `GRP` 01                                            |
+//! |      8 |    4 | u32 LE | body length      | bytes of records after the header, a multiple of 8  |
+//! |     12 |    4 | u32 LE | record count     | 0 for a mark                                        |
+//! |     16 |    8 | u64 LE | first position   | the position that follows the last one before the group |
+//! |     24 |    8 | u64 LE | durable position | last position known durable when this was written   |
+//! |     32 |    4 | u32 LE | generation       | count of opens and rewinds, from 1                  |
+//! |     36 |    4 | u32 LE | nonce            | random, one for each generation                     |
+//!
+//! Valid iff (G1) the magic is right, (G2) the crc matches, (G3) the body ends within the segment, (G4) the body
+//! is exactly `record count` valid records, and the last one ends a batch, (G5) the positions of its events
+//! are consecutive from `first position`, which follows the last position before it, (G6) its generation
+//! is not below that of the group before it.
+//!
+//! A header never straddles a sector: where it would, the group starts on the next one ([`group_offset`]). So
+//! a header is on disk whole or not at all, and one that is neither whole nor zero is damage, not a tear.
+//!
+//! A *mark* is a group without records: it says only that everything up to `durable position` is durable.
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::segment_header::Generation;
+use super::{ALIGNMENT, aligned, crc32};
+use crate::storage::SECTOR_BYTES;
+use crate::types::Position;
+
+/// Length of the header.
+pub(crate) const GROUP_HEADER_BYTES: usize = 40;
+
+const MAGIC: [u8; 4] = *b"GRP\x01";
+
+const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(ALIGNMENT));
+
+/// The header of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupHeader {
+    pub(crate) body_len: u32,
+    pub(crate) record_count: u32,
+    pub(crate) first_position: Position,
+    pub(crate) durable_position: Position,
+    pub(crate) generation: Generation,
+}
+
+impl GroupHeader {
+    pub(crate) fn encode(&self, seed: u32) -> [u8; GROUP_HEADER_BYTES] {
+        let mut bytes = [0; GROUP_HEADER_BYTES];
+        bytes[4..8].copy_from_slice(&MAGIC);
+        LittleEndian::write_u32(&mut bytes[8..], self.body_len);
+        LittleEndian::write_u32(&mut bytes[12..], self.record_count);
+        LittleEndian::write_u64(&mut bytes[16..], self.first_position.get());
+        LittleEndian::write_u64(&mut bytes[24..], self.durable_position.get());
+        LittleEndian::write_u32(&mut bytes[32..], self.generation.ordinal);
+        LittleEndian::write_u32(&mut bytes[36..], self.generation.nonce);
+        let crc = crc32(&[&bytes[4..]]) ^ seed;
+        LittleEndian::write_u32(&mut bytes, crc);
+        bytes
+    }
+
+    /// Decodes the header at the beginning of `bytes` by rules G1 and G2; `None` if there is none.
+    pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
+        let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
+        if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc32(&[&bytes[4..]]) ^ seed {
+            return None;
+        }
+        Some(Self {
+            body_len: LittleEndian::read_u32(&bytes[8..]),
+            record_count: LittleEndian::read_u32(&bytes[12..]),
+            first_position: Position::new(LittleEndian::read_u64(&bytes[16..])),
+            durable_position: Position::new(LittleEndian::read_u64(&bytes[24..])),
+            generation: Generation {
+                ordinal: LittleEndian::read_u32(&bytes[32..]),
+                nonce: LittleEndian::read_u32(&bytes[36..]),
+            },
+        })
+    }
+
+    /// Whether this is a mark.
+    pub(crate) fn is_mark(&self) -> bool {
+        self.record_count == 0
+    }
+}
+
+/// Where the group after `end` starts: on the next multiple of `align`, and its header within one sector.
+pub(crate) fn group_offset(end: usize, align: usize) -> usize {
+    let offset = end.next_multiple_of(align);
+    if offset % SECTOR_BYTES + GROUP_HEADER_BYTES <= SECTOR_BYTES {
+        offset
+    } else {
+        offset.next_multiple_of(SECTOR_BYTES)
+    }
+}
+
+/// The offsets at or after `from` where the bytes look like the header of a group, in order: all candidates
+/// for [`GroupHeader::decode`]. Runs at the speed of memory over zeros.
+pub(crate) fn header_candidates(bytes: &[u8], from: usize) -> impl Iterator<Item = usize> + '_ {
+    let from = aligned(from).min(bytes.len());
+    bytes[from..]
+        .chunks(SECTOR_BYTES)
+        .enumerate()
+        .filter(|(_, chunk)| !is_zero(chunk))
+        .flat_map(move |(i, chunk)| {
+            let start = from + i * SECTOR_BYTES;
+            (0..chunk.len()).step_by(ALIGNMENT).map(move |offset| start + offset)
+        })
+        .filter(move |&offset| bytes.get(offset + 4..offset + 8) == Some(&MAGIC[..]))
+}
+
+/// Whether all of `bytes` is zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<32>();
+    words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|&byte| byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> GroupHeader {
+        GroupHeader {
+            body_len: 320,
+            record_count: 1,
+            first_position: Position::new(7),
+            durable_position: Position::new(6),
+            generation: Generation { ordinal: 2, nonce: 99 },
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_with_its_seed_only() {
+        let bytes = header().encode(5);
+        assert_eq!(GroupHeader::decode(&bytes, 5), Some(header()));
+        assert_eq!(GroupHeader::decode(&bytes, 6), None);
+        assert_eq!(GroupHeader::decode(&bytes[..39], 5), None);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let good = header().encode(5);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(GroupHeader::decode(&bad, 5), None, "bit {bit}");
+        }
+        assert_eq!(GroupHeader::decode(&[0; 40], 5), None);
+        assert_eq!(GroupHeader::decode(&[0xff; 40], 5), None);
+    }
+
+    #[test]
+    fn a_header_never_straddles_a_sector() {
+        for end in (4096..8192).step_by(8) {
+            let offset = group_offset(end, 8);
+            assert!(offset >= end && offset < end + GROUP_HEADER_BYTES);
+            assert_eq!(offset / 512, (offset + GROUP_HEADER_BYTES - 1) / 512);
+            assert!(group_offset(end, 4096).is_multiple_of(4096));
+        }
+        assert_eq!(group_offset(4096, 8), 4096);
+        assert_eq!(group_offset(4096 + 472, 8), 4096 + 472);
+        assert_eq!(group_offset(4096 + 480, 8), 4608);
+    }
+
+    #[test]
+    fn candidates_are_found_wherever_they_stand() {
+        let mut bytes = vec![0; 5000];
+        for offset in [8, 504, 512, 1016, 4952, 4992] {
+            bytes[offset + 4..offset + 8].copy_from_slice(&MAGIC);
+        }
+        let found: Vec<usize> = header_candidates(&bytes, 8).collect();
+        assert_eq!(found, [8, 504, 512, 1016, 4952, 4992]);
+        assert_eq!(header_candidates(&bytes, 513).next(), Some(1016));
+        assert_eq!(header_candidates(&bytes, 6000).next(), None);
+    }
+
+    #[test]
+    fn zeros_are_told_from_everything_else() {
+        for len in [0, 1, 31, 32, 33, 512] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes));
+            for i in 0..len {
+                bytes[i] = 1;
+                assert!(!is_zero(&bytes), "{i} of {len}");
+                bytes[i] = 0;
+            }
+        }
+    }
+}

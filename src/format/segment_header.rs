@@ -1,0 +1,166 @@
+//! The first page of a segment file.
+//!
+//! | offset | size | type   | field          | meaning                                            |
+//! |-------:|-----:|--------|----------------|----------------------------------------------------|
+//! |      0 |    8 | bytes  | magic          | `ANNALSEG`                                         |
+//! |      8 |    4 | u32 LE | crc            | CRC-32 of bytes 12 .. 4096                         |
+//! |     12 |    4 | u32 LE | version        | format version, 1                                  |
+//! |     16 |   16 | bytes  | log id         | as in `annals.meta`                                |
+//! |     32 |    8 | u64 LE | first position | of the first event in this segment; as in its name |
+//! |     40 |    8 | u64 LE | previous       | first position of the segment before it; 0: none   |
+//! |     48 |    8 | u64 LE | salt           | random; every checksum in the segment depends on it |
+//! |     56 |    8 | i64 LE | created at     | UTC microseconds                                   |
+//! |     64 |    4 | u32 LE | segment bytes  | length of the file                                 |
+//! |     68 |    4 | u32 LE | group align    | groups start on a multiple of this: 8 or 4096      |
+//! |     72 | 4024 | -      | zero           | reserved                                           |
+//!
+//! Valid iff (S1) the magic is right, (S2) the crc matches, (S3) the version is known, (S4) the log id is that of
+//! the log, (S5) the first position is that of the name, (S6) segment bytes and group align are within bounds.
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::{HeaderError, LogId, check_header, crc32, finish_header};
+use crate::types::Position;
+
+const MAGIC: &[u8; 8] = b"ANNALSEG";
+
+/// Length of the header: one page, so that the first group starts on a page of its own.
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
+
+/// Bounds of the length of a segment file: offsets in it fit a `u32`.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
+/// See [`SEGMENT_BYTES_MIN`].
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// The header of a segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) log_id: LogId,
+    pub(crate) first_position: Position,
+    /// First position of the segment before this one; [`Position::START`] if there is none.
+    pub(crate) previous: Position,
+    pub(crate) salt: u64,
+    pub(crate) created_at_micros: i64,
+    pub(crate) segment_bytes: u32,
+    pub(crate) group_align: u32,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> Box<[u8; SEGMENT_HEADER_BYTES]> {
+        let mut bytes = Box::new([0; SEGMENT_HEADER_BYTES]);
+        bytes[16..32].copy_from_slice(&self.log_id);
+        LittleEndian::write_u64(&mut bytes[32..], self.first_position.get());
+        LittleEndian::write_u64(&mut bytes[40..], self.previous.get());
+        LittleEndian::write_u64(&mut bytes[48..], self.salt);
+        LittleEndian::write_i64(&mut bytes[56..], self.created_at_micros);
+        LittleEndian::write_u32(&mut bytes[64..], self.segment_bytes);
+        LittleEndian::write_u32(&mut bytes[68..], self.group_align);
+        finish_header(&mut bytes[..], MAGIC);
+        bytes
+    }
+
+    /// Decodes the first page of `bytes` (rules S1 to S3 and S6).
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes = bytes
+            .get(..SEGMENT_HEADER_BYTES)
+            .ok_or(HeaderError::Invalid("segment header cut short"))?;
+        check_header(bytes, MAGIC)?;
+        let mut log_id = LogId::default();
+        log_id.copy_from_slice(&bytes[16..32]);
+        let header = Self {
+            log_id,
+            first_position: Position::new(LittleEndian::read_u64(&bytes[32..])),
+            previous: Position::new(LittleEndian::read_u64(&bytes[40..])),
+            salt: LittleEndian::read_u64(&bytes[48..]),
+            created_at_micros: LittleEndian::read_i64(&bytes[56..]),
+            segment_bytes: LittleEndian::read_u32(&bytes[64..]),
+            group_align: LittleEndian::read_u32(&bytes[68..]),
+        };
+        let in_bounds = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&u64::from(header.segment_bytes))
+            && header.segment_bytes.is_multiple_of(4096)
+            && matches!(header.group_align, 8 | 4096);
+        if in_bounds {
+            Ok(header)
+        } else {
+            Err(HeaderError::Invalid("header out of bounds"))
+        }
+    }
+
+    /// What the checksums of group headers in this segment are mixed with.
+    pub(crate) fn group_seed(&self) -> u32 {
+        let mut salt = [0; 8];
+        LittleEndian::write_u64(&mut salt, self.salt);
+        crc32(&[&self.log_id, &salt])
+    }
+
+    /// What the checksums of records in this segment and generation are mixed with.
+    pub(crate) fn record_seed(&self, generation: Generation) -> u32 {
+        let mut bytes = [0; 16];
+        LittleEndian::write_u64(&mut bytes, self.salt);
+        LittleEndian::write_u32(&mut bytes[8..], generation.ordinal);
+        LittleEndian::write_u32(&mut bytes[12..], generation.nonce);
+        crc32(&[&self.log_id, &bytes])
+    }
+}
+
+/// The count of opens and rewinds, and a random number, so that bytes of an attempt that left no trace of its
+/// count are not taken for those of the next attempt with the same count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub(crate) ordinal: u32,
+    pub(crate) nonce: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            log_id: [3; 16],
+            first_position: Position::new(101),
+            previous: Position::new(1),
+            salt: 0x0123_4567_89ab_cdef,
+            created_at_micros: 1_700_000_000_000_000,
+            segment_bytes: 1 << 26,
+            group_align: 8,
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        assert_eq!(SegmentHeader::decode(&header().encode()[..]), Ok(header()));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let good = header().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&bad[..]).is_err(), "bit {bit}");
+        }
+        assert!(SegmentHeader::decode(&[0; SEGMENT_HEADER_BYTES]).is_err());
+        assert!(SegmentHeader::decode(&[0xff; SEGMENT_HEADER_BYTES]).is_err());
+        assert!(SegmentHeader::decode(&good[..4095]).is_err());
+    }
+
+    #[test]
+    fn seeds_differ_by_salt_log_and_generation() {
+        let one = header();
+        let other_salt = SegmentHeader { salt: 1, ..one };
+        let other_log = SegmentHeader { log_id: [4; 16], ..one };
+        let generation = Generation { ordinal: 1, nonce: 2 };
+        assert_ne!(one.group_seed(), other_salt.group_seed());
+        assert_ne!(one.group_seed(), other_log.group_seed());
+        let seed = one.record_seed(generation);
+        for other in [
+            other_salt.record_seed(generation),
+            other_log.record_seed(generation),
+            one.record_seed(Generation { ordinal: 2, nonce: 2 }),
+            one.record_seed(Generation { ordinal: 1, nonce: 3 }),
+        ] {
+            assert_ne!(seed, other);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The index of a segment in memory: of the active one, and of a sealed one until its file is written.
+
+use std::collections::HashMap;
+
+use super::{GenerationStart, LANDMARK_BYTES, Landmark, StreamPart, Totals};
+use crate::format::segment_header::Generation;
+use crate::types::{Position, Timestamp, Version};
+
+/// The index of one segment in memory.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveIndex {
+    streams: HashMap<Box<str>, StreamOffsets>,
+    landmarks: Vec<Landmark>,
+    generations: Vec<GenerationStart>,
+    totals: Totals,
+}
+
+/// Where the events of one stream are: version `first_version + i` at `offsets[i]`.
+#[derive(Debug)]
+pub(crate) struct StreamOffsets {
+    first_version: Version,
+    previous: Option<Position>,
+    offsets: Vec<u32>,
+}
+
+impl StreamOffsets {
+    pub(crate) fn part(&self) -> StreamPart {
+        StreamPart {
+            first_version: self.first_version,
+            // A segment has at most 2^30 bytes.
+            count: u32::try_from(self.offsets.len()).unwrap_or(u32::MAX),
+            previous: self.previous,
+        }
+    }
+
+    pub(crate) fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+}
+
+impl ActiveIndex {
+    /// A group of `generation` starts at `offset`.
+    pub(crate) fn add_group(
+        &mut self,
+        offset: u32,
+        first_position: Position,
+        generation: Generation,
+        timestamp: Timestamp,
+    ) {
+        let far = |last: &Landmark| (offset - last.offset) as usize >= LANDMARK_BYTES;
+        if self.landmarks.last().is_none_or(far) {
+            self.landmarks.push(Landmark {
+                offset,
+                first_position,
+                timestamp,
+            });
+        }
+        if self.generations.last().is_none_or(|last| last.generation != generation) {
+            self.generations.push(GenerationStart { offset, generation });
+        }
+    }
+
+    /// Adds the event of `stream` at `offset`. `previous` says where the stream goes on backwards, if that is known; it counts
+    /// for the stream's first event here only.
+    pub(crate) fn add_event(
+        &mut self,
+        stream: &str,
+        version: Version,
+        offset: u32,
+        previous: Option<Position>,
+        timestamp: Timestamp,
+        payload_bytes: usize,
+    ) {
+        match self.streams.get_mut(stream) {
+            Some(entry) => entry.offsets.push(offset),
+            None => {
+                let previous = if version.get() == 1 {
+                    Some(Position::START)
+                } else {
+                    previous
+                };
+                let entry = StreamOffsets {
+                    first_version: version,
+                    previous,
+                    offsets: vec![offset],
+                };
+                self.streams.insert(stream.into(), entry);
+                self.totals.new_streams += u64::from(version.get() == 1);
+            }
+        }
+        self.totals.events += 1;
+        self.totals.payload_bytes += payload_bytes as u64;
+        self.totals.first_timestamp.get_or_insert(timestamp);
+        self.totals.last_timestamp = Some(timestamp);
+    }
+
+    pub(crate) fn stream(&self, stream: &str) -> Option<&StreamOffsets> {
+        self.streams.get(stream)
+    }
+
+    pub(crate) fn streams(&self) -> impl ExactSizeIterator<Item = (&str, &StreamOffsets)> {
+        self.streams.iter().map(|(name, entry)| (&**name, entry))
+    }
+
+    pub(crate) fn landmarks(&self) -> &[Landmark] {
+        &self.landmarks
+    }
+
+    pub(crate) fn generations(&self) -> &[GenerationStart] {
+        &self.generations
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+}

@@ -1,0 +1,70 @@
+//! The index: stream and version -> offset, position -> offset. Derived from the segments, rebuilt on doubt, never repaired,
+//! and never evidence of what the log holds: whoever follows an offset checks the record it finds there.
+//!
+//! [`active`] is in memory, for segments that have no index file yet; [`sealed`] reads the file beside a sealed segment.
+
+pub(crate) mod active;
+pub(crate) mod sealed;
+
+use crate::format::segment_header::Generation;
+use crate::types::{Position, Timestamp, Version};
+
+/// The part of a stream that one segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamPart {
+    /// Version of the first event here.
+    pub(crate) first_version: Version,
+    /// Count of events here; at least 1.
+    pub(crate) count: u32,
+    /// First position of the segment that holds the event before `first_version`; `None` if this part does not know.
+    pub(crate) previous: Option<Position>,
+}
+
+impl StreamPart {
+    /// Version of the last event here.
+    pub(crate) fn last_version(&self) -> Version {
+        Version::new(self.first_version.get() + u64::from(self.count) - 1)
+    }
+}
+
+/// A place to start walking from: a group, what its first position is, and a time that is not after its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Landmark {
+    pub(crate) offset: u32,
+    pub(crate) first_position: Position,
+    pub(crate) timestamp: Timestamp,
+}
+
+/// From `offset` on, groups are of this generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GenerationStart {
+    pub(crate) offset: u32,
+    pub(crate) generation: Generation,
+}
+
+/// A landmark is set at the first group that starts this many bytes after the last one.
+pub(crate) const LANDMARK_BYTES: usize = 64 * 1024;
+
+/// Sums over the events of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) events: u64,
+    /// Streams whose first event of all is here.
+    pub(crate) new_streams: u64,
+    /// Bytes of data and metadata.
+    pub(crate) payload_bytes: u64,
+    pub(crate) first_timestamp: Option<Timestamp>,
+    pub(crate) last_timestamp: Option<Timestamp>,
+}
+
+/// The generation of the group that holds `offset`.
+pub(crate) fn generation_at(starts: &[GenerationStart], offset: u32) -> Option<Generation> {
+    let after = starts.partition_point(|start| start.offset <= offset);
+    Some(starts.get(after.checked_sub(1)?)?.generation)
+}
+
+/// The last landmark for which `is_before` holds; landmarks are in order.
+pub(crate) fn last_landmark(landmarks: &[Landmark], is_before: impl Fn(&Landmark) -> bool) -> Option<Landmark> {
+    let after = landmarks.partition_point(is_before);
+    landmarks.get(after.checked_sub(1)?).copied()
+}

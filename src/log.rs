@@ -1,0 +1,570 @@
+//! [`Log`], the public handle: open, append, read, subscribe, snapshot, close. It composes the paths and owns no logic of
+//! theirs.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::append::active::ActiveSegment;
+use crate::append::batch::Batch;
+use crate::append::group_commit::{Appender, Recovered, nonce};
+use crate::append::maintenance::{Crew, Work};
+use crate::append::segment_writer::SegmentWriter;
+use crate::append::ticket::{Places, Ticket};
+use crate::environment::Environment;
+use crate::error::{Error, IoContext, Result};
+use crate::format::names;
+use crate::format::record::{NewEvent, check_stream};
+use crate::format::segment_header::Generation;
+use crate::options::Options;
+use crate::read::Read;
+use crate::read::all::{Backward, Forward, first_at_or_after};
+use crate::read::events::Events;
+use crate::read::stream::{StreamWalk, last_version, lineage};
+use crate::read::subscribe::Subscription;
+use crate::read::watermark::Watermark;
+use crate::recovery::apply::{RecoveryReport, recover};
+use crate::retry;
+use crate::segments::segment::Segment;
+use crate::segments::set::SegmentSet;
+use crate::snapshot::{Snapshot, SnapshotStore};
+use crate::stat::{self, Stat};
+use crate::storage::{Dir, Lock, fs};
+use crate::types::{Appended, ExpectedVersion, Position, Timestamp, Version};
+
+/// An event log: one directory, one writing process, any number of threads.
+///
+/// A handle is cheap to clone, and all clones are the same log. It is closed by [`Log::close`], or when the last clone is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct Log(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    root: Arc<dyn Dir>,
+    environment: Environment,
+    segments: Arc<SegmentSet>,
+    watermark: Arc<Watermark>,
+    appender: Arc<Appender>,
+    snapshots: SnapshotStore,
+    report: RecoveryReport,
+    closed: AtomicBool,
+    /// Taken by whoever closes the log.
+    open: Mutex<Option<Open>>,
+}
+
+/// What ends with the log.
+#[derive(Debug)]
+struct Open {
+    crew: Option<Crew>,
+    lock: Box<dyn Lock>,
+}
+
+thread_local! {
+    /// Saves the memory of the batch that `append` encodes into.
+    static SCRATCH: RefCell<Batch> = RefCell::default();
+}
+
+/// What a thread keeps of that memory.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+impl Log {
+    /// Opens the log in the directory `path`, and creates it if there is none (see [`Options::create`]).
+    ///
+    /// Recovers it first: what a crash left unfinished at its end is cut off, and [`Log::recovery`] says so. The time this takes is
+    /// bounded by the size of a segment, not by that of the log.
+    ///
+    /// # Durability
+    /// Everything that is shown after an open is durable, whatever became of earlier syncs.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] at once if the log is open elsewhere; [`Error::Damaged`] if acknowledged events are lost, in which case
+    /// nothing has been changed; [`Error::NotALog`] if the directory is something else; [`Error::UnsupportedFormat`] if it was
+    /// written by a newer release; [`Error::InvalidArgument`] for options out of bounds; [`Error::Io`].
+    ///
+    /// # Examples
+    /// ```
+    /// use annals::{ExpectedVersion, Log, NewEvent, Options, Read};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// let log = Log::open(&path, Options::new())?;
+    /// log.append("order-1", ExpectedVersion::NoStream, &[NewEvent::new("Placed", "{}")])?;
+    /// let event = log.read_stream("order-1", Read::forward())?.next().expect("one event")?;
+    /// assert_eq!(event.event_type(), "Placed");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let path = path.as_ref();
+        let options = options.checked()?;
+        let modes = fs::Modes {
+            file: options.file_mode,
+            dir: options.dir_mode,
+        };
+        let root = match fs::open_root(path, modes, options.create) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Err(Error::NotALog {
+                    path: path.to_owned(),
+                    reason: format!("no such directory ({e})"),
+                });
+            }
+            other => other.at(path, "opening the directory")?,
+        };
+        Self::open_checked(root, options, Environment::system())
+    }
+
+    /// Opens the log in `root`, which may lie on any storage, with the given clock, random numbers and threads.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn open_in(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
+        Self::open_checked(root, options.checked()?, environment)
+    }
+
+    fn open_checked(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
+        let lock_path = root.path().join(names::LOCK);
+        if !options.create && root.list().at(root.path(), "listing the directory")?.is_empty() {
+            // Not even a lock file is left in a directory that is none of ours.
+            return Err(Error::NotALog {
+                path: root.path().to_owned(),
+                reason: "the directory is empty".into(),
+            });
+        }
+        let lock = match root.lock(names::LOCK) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
+            other => other.at(&lock_path, "locking the log")?,
+        };
+        let recovered = recover(&root, &options, &environment)?;
+        let report = recovered.report.clone();
+        let dir = recovered.segments_dir;
+        let generation = Generation {
+            ordinal: recovered.generation + 1,
+            nonce: nonce(&environment),
+        };
+        let active = recovered.active;
+        let image = Arc::clone(active.image.image());
+        let index = Arc::new(RwLock::new(active.index));
+        let segment = Arc::new(Segment::active(
+            Arc::clone(&dir),
+            active.header,
+            Arc::clone(&image),
+            Arc::clone(&index),
+            active.end,
+        ));
+        let mut segments: Vec<_> = recovered
+            .sealed
+            .iter()
+            .map(|&first| Arc::new(Segment::sealed(Arc::clone(&dir), first)))
+            .collect();
+        segments.push(Arc::clone(&segment));
+        let segments = Arc::new(SegmentSet::new(segments));
+        let watermark = Arc::new(Watermark::new(report.last_position));
+        let name = names::segment(active.header.first_position);
+        let direct = Appender::open_direct(&*dir, &options, &name);
+        let writer = SegmentWriter::new(active.file, direct, image, active.end)
+            .at(&dir.path().join(name), "taking memory for a page")?;
+        let recovered = Recovered {
+            active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),
+            writer,
+            log_id: recovered.log_id,
+            generation,
+            last_position: report.last_position,
+            last_timestamp: recovered.last_timestamp,
+            unmarked: !recovered.is_marked,
+        };
+        let snapshots = SnapshotStore::new(
+            Arc::clone(&root),
+            recovered.log_id,
+            options.snapshots_kept,
+            options.snapshot_sync,
+        );
+        let appender = Arc::new(Appender::new(
+            dir,
+            options,
+            environment.clone(),
+            Arc::clone(&segments),
+            Arc::clone(&watermark),
+            recovered,
+        ));
+        let crew = if environment.threads {
+            let crew = Crew::start(&appender).at(root.path(), "starting a thread")?;
+            appender.maintain(Work::Prepare);
+            appender.maintain(Work::MakeIndexes);
+            appender.maintain(Work::MarkWhenIdle);
+            Some(crew)
+        } else {
+            None
+        };
+        Ok(Self(Arc::new(Handle {
+            root,
+            environment,
+            segments,
+            watermark,
+            appender,
+            snapshots,
+            report,
+            closed: AtomicBool::new(false),
+            open: Mutex::new(Some(Open { crew, lock })),
+        })))
+    }
+
+    /// What the open found at the end of the log, and what it did about it.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.0.report
+    }
+
+    /// Appends `events` to `stream` as one batch, and returns the versions and positions they received.
+    ///
+    /// Versions are consecutive and start right after the stream's last one. A batch is all or nothing, has at most
+    /// [`Options::batch_bytes_max`] bytes, and waits while more than [`Options::in_flight_bytes_max`] are in flight.
+    ///
+    /// A retry is harmless if the events have ids and `expected` names a version: if the events right after that version are
+    /// the same ones, by their ids, they are answered with the places they have, and nothing is written.
+    ///
+    /// # Durability
+    /// On `Ok` the batch has been synced and survives power loss; if the log was opened with [`Durability::Os`](crate::Durability::Os), it is
+    /// with the operating system and survives a killed process. After [`Error::Poisoned`] its fate is unknown until the log
+    /// is opened again; after any other error nothing of it is, or ever will be, in the log.
+    ///
+    /// # Errors
+    /// [`Error::WrongExpectedVersion`] if the stream is not at `expected`; [`Error::InvalidArgument`], [`Error::TooLarge`]
+    /// for events that cannot be; [`Error::Io`] if the disk is full or fails, after which appends may work again;
+    /// [`Error::Poisoned`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use annals::{Error, ExpectedVersion, Log, NewEvent, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = Log::open(dir.path().join("log"), Options::new())?;
+    /// let placed = log.append("order-1", ExpectedVersion::NoStream, &[NewEvent::new("Placed", "{}")])?;
+    /// log.append("order-1", placed.last_version, &[NewEvent::new("Paid", "{}")])?;
+    ///
+    /// let conflict = log.append("order-1", placed.last_version, &[NewEvent::new("Cancelled", "{}")]);
+    /// assert!(matches!(conflict, Err(Error::WrongExpectedVersion { actual, .. }) if actual.get() == 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn append(
+        &self,
+        stream: &str,
+        expected: impl Into<ExpectedVersion>,
+        events: &[NewEvent<'_>],
+    ) -> Result<Appended> {
+        // Taken out, not borrowed: whatever runs below may append too.
+        let mut batch = SCRATCH.take();
+        batch.clear();
+        let appended = batch
+            .add(stream, expected, events)
+            .map(drop)
+            .and_then(|()| self.append_and_wait(&batch));
+        batch.shrink_to(SCRATCH_BYTES);
+        SCRATCH.replace(batch);
+        appended.map(|places| places.first().expect("one part, one answer"))
+    }
+
+    /// Appends all events of `batch`, over one or several streams, all or nothing; returns where each part went, in the order
+    /// in which they were added.
+    ///
+    /// # Durability
+    /// As [`Log::append`], or as [`Batch::durability`] says.
+    ///
+    /// # Errors
+    /// As [`Log::append`]; [`Error::WrongExpectedVersion`] names the first stream that was not as expected.
+    pub fn append_batch(&self, batch: &Batch) -> Result<Vec<Appended>> {
+        self.append_and_wait(batch).map(Places::into_vec)
+    }
+
+    /// Places all events of `batch` in the log and returns a ticket to wait for, to look at or to await. One thread can keep
+    /// thousands of appends in flight so; it waits here only for room ([`Options::in_flight_bytes_max`]).
+    ///
+    /// # Durability
+    /// When the ticket is done, as [`Log::append_batch`].
+    ///
+    /// # Errors
+    /// What is known at once: as [`Log::append`], but for [`Error::Io`] and [`Error::Poisoned`] of the write itself, which the ticket
+    /// says.
+    pub fn append_async(&self, batch: &Batch) -> Result<Ticket> {
+        self.place(batch, true, false)
+    }
+
+    /// As [`Log::append_async`], but never waits.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where `append_async` would wait; nothing was placed. Otherwise as there.
+    pub fn try_append(&self, batch: &Batch) -> Result<Ticket> {
+        self.place(batch, false, false)
+    }
+
+    fn append_and_wait(&self, batch: &Batch) -> Result<Places> {
+        self.place(batch, true, true)?.wait_for_places()
+    }
+
+    fn place(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
+        let placed = self.0.appender.append(batch, wait_for_room, lead);
+        match placed {
+            Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {
+                if let Some(gate) = self.0.appender.latest_gate() {
+                    // The first attempt may still be under way; however it ends, the log says what became of it.
+                    drop(gate.wait());
+                }
+                let places = retry::places_of_first_attempt(&self.0.segments, batch)?;
+                places.map(Ticket::done).ok_or(conflict)
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the events of `stream` by version, in either direction; none if there is no such stream.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if segments or records are not what they were, here or while the events are read.
+    pub fn read_stream(&self, stream: &str, read: Read) -> Result<Events> {
+        self.check_open()?;
+        check_stream(stream)?;
+        if read.since.is_some() {
+            return Err(Error::InvalidArgument(
+                "a point in time is for reading the whole log".into(),
+            ));
+        }
+        let from = read.from.map(Version::new);
+        let walk = StreamWalk::new(&self.0.segments, stream, from, read.backward)?;
+        Ok(Events::stream(walk, read.limit))
+    }
+
+    /// Reads the whole log by position, in either direction.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if segments or records are not what they were, here or while the events are read.
+    pub fn read_all(&self, read: Read) -> Result<Events> {
+        self.check_open()?;
+        let segments = &self.0.segments;
+        let last = self.0.watermark.position();
+        if read.backward {
+            let mut from = read.from.map_or(last, |from| Position::new(from).min(last));
+            if let Some(time) = read.since {
+                let after = Timestamp::from_micros(time.as_micros().saturating_add(1));
+                from = from.min(Position::new(first_at_or_after(segments, after, last)?.get() - 1));
+            }
+            return Ok(Events::backward(Backward::new(Arc::clone(segments), from), read.limit));
+        }
+        let mut from = Position::new(read.from.unwrap_or_default());
+        if let Some(time) = read.since {
+            from = from.max(first_at_or_after(segments, time, last)?);
+        }
+        Ok(Events::forward(
+            Forward::new(Arc::clone(segments), from),
+            last,
+            read.limit,
+        ))
+    }
+
+    /// All events after the position `after`, those there are and those to come.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn subscribe(&self, after: Position) -> Result<Subscription> {
+        self.check_open()?;
+        Ok(Subscription::new(
+            Arc::clone(&self.0.segments),
+            Arc::clone(&self.0.watermark),
+            after,
+        ))
+    }
+
+    /// The version of the last event of `stream` that readers may see; [`Version::EMPTY`] if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the stream's records are not what they were.
+    pub fn stream_version(&self, stream: &str) -> Result<Version> {
+        self.check_open()?;
+        check_stream(stream)?;
+        last_version(&self.0.segments, stream)
+    }
+
+    /// The position of the last event that readers may see: the last durable one, or with [`Durability::Os`](crate::Durability::Os) the last one
+    /// that is with the operating system. [`Position::START`] if the log is empty.
+    #[must_use]
+    pub fn last_position(&self) -> Position {
+        self.0.watermark.position()
+    }
+
+    /// Saves `bytes` as the state of `stream` at `version`. `codec` is the caller's tag for how they are encoded.
+    ///
+    /// The newest [`Options::snapshots_kept`] of a stream are kept. A snapshot is bound to the event at its version: it is never
+    /// used with a log in which that event is another one, or is missing.
+    ///
+    /// # Durability
+    /// On `Ok` the snapshot is durable, unless [`Options::snapshot_sync`] is off; then a power cut may lose it, but never spoil it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the stream has no event of that version yet that readers may see: a snapshot is never ahead
+    /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Io`].
+    pub fn save_snapshot(&self, stream: &str, version: Version, codec: u32, bytes: &[u8]) -> Result<()> {
+        self.check_open()?;
+        check_stream(stream)?;
+        let Some(lineage) = lineage(&self.0.segments, stream, version)? else {
+            return Err(Error::InvalidArgument(format!(
+                "stream {stream:?} has no event of version {version} yet"
+            )));
+        };
+        self.0
+            .snapshots
+            .save(stream, version, codec, bytes, lineage, self.0.environment.now())
+    }
+
+    /// The newest snapshot of `stream` that is whole and belongs to this log's history; `None` if there is none.
+    ///
+    /// Wrong ones are skipped, counted in [`Log::stat`] and kept aside; they cost a longer replay, never an error.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the log itself is.
+    pub fn load_snapshot(&self, stream: &str) -> Result<Option<Snapshot>> {
+        self.check_open()?;
+        self.0
+            .snapshots
+            .load(stream, |version| lineage(&self.0.segments, stream, version))
+    }
+
+    /// The newest usable snapshot of `stream` and the events after it: all that is needed to bring a state up to date.
+    ///
+    /// # Errors
+    /// As [`Log::load_snapshot`] and [`Log::read_stream`].
+    pub fn load(&self, stream: &str) -> Result<(Option<Snapshot>, Events)> {
+        let snapshot = self.load_snapshot(stream)?;
+        let from = snapshot.as_ref().map_or(1, |snapshot| snapshot.version.get() + 1);
+        let events = self.read_stream(stream, Read::forward().from(from))?;
+        Ok((snapshot, events))
+    }
+
+    /// Saves `value`, of any type `serde` knows, as the state of `stream` at `version`, encoded by `bincode`.
+    ///
+    /// # Errors
+    /// As [`Log::save_snapshot`]; [`Error::TooLarge`] beyond 64 MiB, [`Error::InvalidArgument`] if it cannot be encoded.
+    #[cfg(feature = "bincode")]
+    pub fn save_state<T: serde::Serialize>(&self, stream: &str, version: Version, value: &T) -> Result<()> {
+        use crate::snapshot::value::{CODEC_BINCODE, VALUE_BYTES_MAX, encode_value};
+        let bytes = encode_value(value, VALUE_BYTES_MAX)?;
+        self.save_snapshot(stream, version, CODEC_BINCODE, &bytes)
+    }
+
+    /// The state saved last by [`Log::save_state`], with its version, and the events after it. A snapshot that does not decode as
+    /// `T`, say because its shape has changed, counts as none: then all events of the stream come.
+    ///
+    /// # Errors
+    /// As [`Log::load`].
+    ///
+    /// # Examples
+    /// ```
+    /// use annals::{ExpectedVersion, Log, NewEvent, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let log = Log::open(dir.path().join("log"), Options::new())?;
+    /// for _ in 0..3 {
+    ///     log.append("counter", ExpectedVersion::Any, &[NewEvent::new("Incremented", "")])?;
+    /// }
+    /// log.save_state("counter", 2.into(), &2u64)?;
+    ///
+    /// let (saved, events) = log.load_state::<u64>("counter")?;
+    /// let (mut count, version) = saved.map_or((0, 0.into()), |(count, version)| (count, version));
+    /// assert_eq!((count, version), (2, 2.into()));
+    /// for event in events {
+    ///     assert_eq!(event?.event_type(), "Incremented");
+    ///     count += 1;
+    /// }
+    /// assert_eq!(count, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "bincode")]
+    pub fn load_state<T: serde::de::DeserializeOwned>(&self, stream: &str) -> Result<(Option<(T, Version)>, Events)> {
+        use crate::snapshot::value::{CODEC_BINCODE, VALUE_BYTES_MAX, decode_value};
+        let (snapshot, events) = self.load(stream)?;
+        let Some(snapshot) = snapshot else {
+            return Ok((None, events));
+        };
+        if snapshot.codec == CODEC_BINCODE {
+            match decode_value(&snapshot.bytes, VALUE_BYTES_MAX) {
+                Ok(value) => return Ok((Some((value, snapshot.version)), events)),
+                Err(error) => tracing::info!(stream, %error, "a snapshot does not decode, replaying all events"),
+            }
+        }
+        Ok((None, self.read_stream(stream, Read::forward())?))
+    }
+
+    /// Counts and sizes. Opens the index of every segment, so it costs more the longer the log is.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn stat(&self) -> Result<Stat> {
+        self.check_open()?;
+        stat::stat(
+            &self.0.root,
+            &self.0.segments,
+            &self.0.report,
+            self.0.snapshots.skipped(),
+        )
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.0.closed.load(Ordering::Acquire) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Closes the log: waits for appends under way, makes everything durable, marks the log as cleanly closed and lets go of
+    /// the lock. Every clone answers [`Error::Closed`] from then on; subscriptions end once they have seen everything; events
+    /// at hand stay valid.
+    ///
+    /// # Durability
+    /// On `Ok` everything that was appended is durable, with [`Durability::Os`](crate::Durability::Os) too.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if a sync failed, now or earlier; the log is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<()> {
+        let Some(Open { crew, lock }) = self.open.lock().take() else {
+            return Ok(());
+        };
+        self.closed.store(true, Ordering::Release);
+        let closed = self.appender.close();
+        self.appender.stop_threads();
+        if let Some(crew) = crew {
+            crew.join();
+        }
+        self.watermark.close();
+        drop(lock);
+        closed
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the log could not be closed cleanly");
+        }
+    }
+}
+
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Log>();
+    is_send_and_sync::<Ticket>();
+    is_send_and_sync::<Events>();
+    is_send_and_sync::<Subscription>();
+};

@@ -1,0 +1,107 @@
+//! [`Subscription`]: catching up and following as one path.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::all::Forward;
+use super::event::Event;
+use super::watermark::Watermark;
+use crate::error::Result;
+use crate::segments::set::SegmentSet;
+use crate::types::Position;
+
+/// All events after a position, those that are there and those that will come, in order, each once.
+///
+/// It reads up to the watermark and then waits for it to move; it holds a place in the log and nothing else, so a slow
+/// subscriber costs no memory and holds nobody up. As an [`Iterator`] it blocks; as a [`Stream`](futures_core::Stream) it needs no
+/// particular runtime. It ends when the log is closed and everything has been seen, or after an error.
+///
+/// # Examples
+/// ```
+/// use annals::{ExpectedVersion, Log, NewEvent, Options, Position};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let log = Log::open(dir.path().join("log"), Options::new())?;
+/// let subscription = log.subscribe(Position::START)?;
+/// log.append("order-1", ExpectedVersion::NoStream, &[NewEvent::new("Placed", "{}")])?;
+/// log.close()?;
+/// let seen: Vec<String> = subscription.map(|event| Ok(event?.stream().to_owned())).collect::<annals::Result<_>>()?;
+/// assert_eq!(seen, ["order-1"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    forward: Forward,
+    watermark: Arc<Watermark>,
+    failed: bool,
+}
+
+impl Subscription {
+    pub(crate) fn new(segments: Arc<SegmentSet>, watermark: Arc<Watermark>, after: Position) -> Self {
+        let next = Position::new(after.get().saturating_add(1));
+        Self {
+            forward: Forward::new(segments, next),
+            watermark,
+            failed: false,
+        }
+    }
+
+    /// The position of the last event that was handed out; what to subscribe after in order to go on later.
+    #[must_use]
+    pub fn last_seen(&self) -> Position {
+        Position::new(self.forward.next_position().get() - 1)
+    }
+
+    /// The next event if it is there already.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was; the subscription has ended then.
+    pub fn try_next(&mut self) -> Result<Option<Event>> {
+        if self.failed || self.watermark.position() <= self.last_seen() {
+            return Ok(None);
+        }
+        let place = match self.forward.step() {
+            Ok(located) => located.map(|(event, offset)| Event::locate(&event, offset)),
+            Err(error) => {
+                self.failed = true;
+                return Err(error);
+            }
+        };
+        Ok(place.and_then(|place| Some(Event::new(self.forward.content()?.clone(), place))))
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        loop {
+            match self.try_next().transpose() {
+                Some(next) => return Some(next),
+                None if self.failed || !self.watermark.wait_past(self.last_seen()) => return None,
+                None => {}
+            }
+        }
+    }
+}
+
+impl futures_core::Stream for Subscription {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(next) = self.try_next().transpose() {
+                return Poll::Ready(Some(next));
+            }
+            if self.failed {
+                return Poll::Ready(None);
+            }
+            match self.watermark.poll_past(self.last_seen(), context) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,512 @@
+//! Apply: opens the directory, surveys it, decides by [`plan`](super::plan), and acts.
+//!
+//! In this order, each step safe to be interrupted and repeated:
+//! 1. What is found damaged is reported, and nothing has been changed.
+//! 2. An unfinished roll is removed.
+//! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably.
+//! 4. What is adopted beyond the last proven durable point is written again, what is cut off is overwritten with zeros, and
+//!    both are synced: after a failed sync the page cache may hold what the disk does not.
+//!
+//! Only then is anything shown to anyone. The next group starts a new generation.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::plan::{Before, Decision, Newest, decide, needs_before};
+use super::rebuild::IndexBuilder;
+use super::scan::{Scan, Tail, Verdict, scan};
+use crate::environment::Environment;
+use crate::error::{Damage, Error, IoContext, Result};
+use crate::format::meta::{META_BYTES, Meta};
+use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
+use crate::index::active::ActiveIndex;
+use crate::options::Options;
+use crate::segments::prepare;
+use crate::storage::map::{Image, ImageWriter};
+use crate::storage::{Dir, File, OpenMode, read_small, read_up_to, write_all_at, write_small_atomically};
+use crate::types::{Position, Timestamp};
+
+/// What an open found at the end of the log, and what it did about it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// What was found.
+    pub verdict: Verdict,
+    /// Bytes that were cut off behind the last whole group.
+    pub cut_bytes: u64,
+    /// Positions the bytes cut off may have held, first to last, where that can be told. Unless the verdict is
+    /// [`Verdict::AmbiguousLastGroup`], none of them was acknowledged as durable.
+    pub cut_positions: Option<(Position, Position)>,
+    /// The last position of the log.
+    pub last_position: Position,
+    /// Bytes that were scanned.
+    pub scanned_bytes: u64,
+    /// How long the open took.
+    pub elapsed: Duration,
+    /// Where the bytes of an ambiguous last group were put.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// A log that is ready to be used.
+#[derive(Debug)]
+pub(crate) struct RecoveredLog {
+    pub(crate) segments_dir: Arc<dyn Dir>,
+    pub(crate) log_id: LogId,
+    /// First positions of the sealed segments, in order.
+    pub(crate) sealed: Vec<Position>,
+    pub(crate) active: RecoveredSegment,
+    pub(crate) generation: u32,
+    pub(crate) last_timestamp: Timestamp,
+    pub(crate) is_marked: bool,
+    pub(crate) report: RecoveryReport,
+}
+
+/// The active segment, in memory as it is on disk.
+#[derive(Debug)]
+pub(crate) struct RecoveredSegment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) image: ImageWriter,
+    pub(crate) index: ActiveIndex,
+    pub(crate) end: usize,
+    pub(crate) file: Arc<dyn File>,
+}
+
+/// A segment that was read and scanned.
+struct Surveyed {
+    first: Position,
+    file: Arc<dyn File>,
+    contents: Option<Contents>,
+}
+
+struct Contents {
+    header: SegmentHeader,
+    image: ImageWriter,
+    index: ActiveIndex,
+    scan: Scan,
+}
+
+/// Opens the log in `root`, whose lock is held, and creates it if there is none and the options say so.
+pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> Result<RecoveredLog> {
+    let started = Instant::now();
+    let meta = match read_meta(&**root)? {
+        Some(meta) => meta,
+        None => create(root, options, environment)?,
+    };
+    let segments_dir = match root.subdir(names::SEGMENTS, false) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged(
+                root.path().join(names::SEGMENTS),
+                0,
+                None,
+                "folder of segments that is missing",
+            ));
+        }
+        other => other.at(&root.path().join(names::SEGMENTS), "opening the folder of segments")?,
+    };
+    let mut firsts = list_segments(&*segments_dir)?;
+    let Some(newest_first) = firsts.pop() else {
+        return Err(damaged(
+            segments_dir.path().to_owned(),
+            0,
+            None,
+            "all segments are missing",
+        ));
+    };
+    if firsts.first().unwrap_or(&newest_first) != &Position::new(1) {
+        let first = *firsts.first().unwrap_or(&newest_first);
+        let lost = Some((Position::new(1), Position::new(first.get() - 1)));
+        return Err(damaged(
+            segments_dir.path().to_owned(),
+            0,
+            lost,
+            "the first segments are missing",
+        ));
+    }
+
+    let mut newest = survey(&segments_dir, newest_first, &meta.log_id)?;
+    let mut scanned_bytes = newest.len();
+    let is = newest.kind(&segments_dir)?;
+    let mut before = None;
+    if needs_before(is) {
+        if let Some(&first) = firsts.last() {
+            let surveyed = survey(&segments_dir, first, &meta.log_id)?;
+            scanned_bytes += surveyed.len();
+            before = Some(surveyed);
+        }
+    }
+    let before_is = match &before {
+        None => Before::None,
+        Some(surveyed) => surveyed.before(&segments_dir)?,
+    };
+    let mut last_timestamp = before
+        .as_ref()
+        .and_then(|b| b.contents.as_ref())
+        .and_then(|c| c.scan.last_timestamp);
+    match decide(is, before_is) {
+        Decision::Newest => {}
+        Decision::Damaged {
+            what,
+            first_lost,
+            last_lost,
+        } => {
+            let path = segments_dir.path().join(names::segment(newest_first));
+            let positions = first_lost.map(|first| (first, last_lost.unwrap_or(first)));
+            return Err(damaged(path, 0, positions, what));
+        }
+        Decision::RemoveNewest => {
+            remove_unfinished_roll(root, &segments_dir, &newest)?;
+            firsts.pop();
+            if let Some(surveyed) = before.take() {
+                newest = surveyed;
+            }
+            last_timestamp = None;
+        }
+    }
+    let Surveyed {
+        first,
+        file,
+        contents: Some(contents),
+    } = newest
+    else {
+        unreachable!("the plan chooses no segment without a header");
+    };
+    let path = segments_dir.path().join(names::segment(first));
+    let Contents {
+        header,
+        mut image,
+        index,
+        scan: found,
+    } = contents;
+    last_timestamp = found.last_timestamp.or(last_timestamp);
+    let mut report = RecoveryReport {
+        verdict: Verdict::Clean,
+        cut_bytes: 0,
+        cut_positions: None,
+        last_position: found.last_position,
+        scanned_bytes,
+        elapsed: Duration::ZERO,
+        quarantined: None,
+    };
+    let mut cut_end = found.end;
+    match found.tail {
+        Tail::Clean => {}
+        Tail::Torn { end } => {
+            report.verdict = Verdict::TornTail;
+            cut_end = end;
+        }
+        Tail::Ambiguous { end, last } => {
+            report.verdict = Verdict::AmbiguousLastGroup;
+            report.cut_positions = last.map(|last| (found.last_position.next(), last));
+            cut_end = end;
+            let bytes = &image.unfrozen_mut(found.end, end - found.end)[..];
+            report.quarantined = Some(quarantine(root, first, found.end as u64, bytes)?);
+        }
+        Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
+    }
+    report.cut_bytes = (cut_end - found.end) as u64;
+    image.unfrozen_mut(found.end, cut_end - found.end).fill(0);
+    if found.proven_end < cut_end {
+        let bytes = &image.unfrozen_mut(found.proven_end, cut_end - found.proven_end)[..];
+        write_all_at(&*file, bytes, found.proven_end as u64).at(&path, "writing what was recovered")?;
+        file.sync_data().at(&path, "syncing what was recovered")?;
+    }
+    image.freeze(found.end);
+    report.elapsed = started.elapsed();
+    if report.verdict != Verdict::Clean {
+        tracing::warn!(
+            path = %path.display(),
+            verdict = %report.verdict,
+            cut_bytes = report.cut_bytes,
+            last_position = report.last_position.get(),
+            "the end of the log was cut off"
+        );
+    }
+    Ok(RecoveredLog {
+        log_id: meta.log_id,
+        sealed: firsts,
+        generation: found.generation,
+        last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
+        is_marked: found.is_marked,
+        active: RecoveredSegment {
+            header,
+            image,
+            index,
+            end: found.end,
+            file,
+        },
+        report,
+        segments_dir,
+    })
+}
+
+fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
+    Error::damaged(Damage {
+        path,
+        offset,
+        positions,
+        what: what.to_owned(),
+    })
+}
+
+/// The contents of `annals.meta`; `None` if there is no such file.
+pub(crate) fn read_meta(root: &dyn Dir) -> Result<Option<Meta>> {
+    let path = root.path().join(names::META);
+    let file = match root.open(names::META, OpenMode::Read) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.at(&path, "opening annals.meta")?,
+    };
+    let bytes = read_small(&*file, META_BYTES)
+        .at(&path, "reading annals.meta")?
+        .unwrap_or_default();
+    match Meta::decode(&bytes) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(HeaderError::Invalid(what)) => Err(damaged(path, 0, None, what)),
+        Err(HeaderError::Unsupported(found)) => Err(Error::UnsupportedFormat {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+    }
+}
+
+/// First positions of all segments, in order.
+pub(crate) fn list_segments(dir: &dyn Dir) -> Result<Vec<Position>> {
+    let entries = dir.list().at(dir.path(), "listing the segments")?;
+    let mut firsts: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| names::parse_segment(&entry.name))
+        .collect();
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// Makes a new log of a directory that is empty, or in which making one was interrupted. `annals.meta` comes last: until it is
+/// there, there is no log, and nothing can have been appended.
+fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> Result<Meta> {
+    let not_a_log = |reason: String| {
+        Err(Error::NotALog {
+            path: root.path().to_owned(),
+            reason,
+        })
+    };
+    let entries = root.list().at(root.path(), "listing the directory")?;
+    let ours = [names::LOCK, names::SEGMENTS, "annals.meta.tmp"];
+    if let Some(foreign) = entries.iter().find(|entry| !ours.contains(&entry.name.as_str())) {
+        return not_a_log(format!(
+            "there is no annals.meta, and the directory is not empty: {:?}",
+            foreign.name
+        ));
+    }
+    if !options.create {
+        return not_a_log("there is no annals.meta".into());
+    }
+    let dir = root
+        .subdir(names::SEGMENTS, true)
+        .at(root.path(), "creating the folder of segments")?;
+    root.sync().at(root.path(), "syncing the directory")?;
+
+    let first = Position::new(1);
+    let name = names::segment(first);
+    let path = dir.path().join(&name);
+    for found in list_segments(&*dir)? {
+        // Only a first segment without any group can be left of an interrupted creation.
+        let file = dir
+            .open(&names::segment(found), OpenMode::Read)
+            .at(&path, "opening a segment")?;
+        let len = usize::try_from(file.len().at(&path, "asking for a length")?).unwrap_or(usize::MAX);
+        let bytes = file.map(len).at(&path, "mapping a segment")?;
+        if found != first || !crate::format::group::is_zero(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default()) {
+            let path = root.path().join(names::META);
+            return Err(damaged(
+                path,
+                0,
+                None,
+                "annals.meta is missing, and there are segments with events",
+            ));
+        }
+        dir.remove(&name).at(&path, "removing an unfinished segment")?;
+    }
+    let mut log_id = LogId::default();
+    log_id[..8].copy_from_slice(&environment.random().to_le_bytes());
+    log_id[8..].copy_from_slice(&environment.random().to_le_bytes());
+    let now = environment.now().as_micros();
+    let header = SegmentHeader {
+        log_id,
+        first_position: first,
+        previous: Position::START,
+        salt: environment.random(),
+        created_at_micros: now,
+        segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
+        group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
+    };
+    let prepared = prepare::prepare(&*dir, options.segment_bytes, || true).at(&path, "creating the first segment")?;
+    let Some(prepared) = prepared else {
+        unreachable!("told to go on")
+    };
+    write_all_at(&*prepared.file, &header.encode()[..], 0)
+        .and_then(|()| prepared.file.sync_data())
+        .and_then(|()| dir.rename(prepared.name, &name))
+        .and_then(|()| dir.sync())
+        .at(&path, "creating the first segment")?;
+    let meta = Meta {
+        log_id,
+        segment_bytes: options.segment_bytes,
+        created_at_micros: now,
+    };
+    write_small_atomically(&**root, names::META, &meta.encode(), true)
+        .at(&root.path().join(names::META), "creating annals.meta")?;
+    Ok(meta)
+}
+
+/// Reads and scans the segment that starts at `first`.
+fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId) -> Result<Surveyed> {
+    let name = names::segment(first);
+    let path = dir.path().join(&name);
+    let file = dir.open(&name, OpenMode::ReadWrite).at(&path, "opening a segment")?;
+    let mut page = vec![0; SEGMENT_HEADER_BYTES];
+    let read = read_up_to(&*file, &mut page, 0).at(&path, "reading a segment")?;
+    let header = match SegmentHeader::decode(&page[..read]) {
+        Ok(header) if header.first_position == first && header.log_id == *log_id => header,
+        Ok(_) | Err(HeaderError::Invalid(_)) => {
+            return Ok(Surveyed {
+                first,
+                file,
+                contents: None,
+            });
+        }
+        Err(HeaderError::Unsupported(found)) => {
+            return Err(Error::UnsupportedFormat {
+                path,
+                found,
+                supported: FORMAT_VERSION,
+            });
+        }
+    };
+    let len = header.segment_bytes as usize;
+    let mut image = Image::new(len).at(&path, "taking memory for a segment")?;
+    let bytes = image.unfrozen_mut(0, len);
+    let read = read_up_to(&*file, bytes, 0).at(&path, "reading a segment")?;
+    if read < len {
+        // A segment gets its name when it has its full length, and never loses any of it.
+        let what = format!("segment file of {len} bytes that ends early");
+        return Err(damaged(path, read as u64, None, &what));
+    }
+    let mut builder = IndexBuilder::default();
+    let scan = scan(bytes, &header, &mut builder);
+    let index = builder.finish(scan.end);
+    Ok(Surveyed {
+        first,
+        file,
+        contents: Some(Contents {
+            header,
+            image,
+            index,
+            scan,
+        }),
+    })
+}
+
+impl Surveyed {
+    fn len(&self) -> u64 {
+        self.contents.as_ref().map_or(SEGMENT_HEADER_BYTES as u64, |contents| {
+            contents.header.segment_bytes.into()
+        })
+    }
+
+    /// Refuses what no decision can mend.
+    fn check_tail(&self, dir: &Arc<dyn Dir>) -> Result<()> {
+        let Some(contents) = &self.contents else { return Ok(()) };
+        let path = dir.path().join(names::segment(self.first));
+        match contents.scan.tail {
+            Tail::Damaged {
+                offset,
+                last_durable,
+                what,
+            } => {
+                let lost = (contents.scan.last_position.next(), last_durable);
+                Err(damaged(path, offset as u64, Some(lost), what))
+            }
+            Tail::UnknownKind { kind, .. } => Err(Error::UnsupportedFormat {
+                path,
+                found: kind.into(),
+                supported: FORMAT_VERSION,
+            }),
+            Tail::Clean | Tail::Torn { .. } | Tail::Ambiguous { .. } => Ok(()),
+        }
+    }
+
+    fn kind(&self, dir: &Arc<dyn Dir>) -> Result<Newest> {
+        self.check_tail(dir)?;
+        Ok(match &self.contents {
+            None => Newest::HeaderUnreadable { first: self.first },
+            Some(contents) if contents.scan.seal.is_some() => Newest::Sealed,
+            Some(contents) if contents.scan.has_groups => Newest::HasGroups,
+            Some(_) => Newest::NoGroups { first: self.first },
+        })
+    }
+
+    fn before(&self, dir: &Arc<dyn Dir>) -> Result<Before> {
+        self.check_tail(dir)?;
+        match &self.contents {
+            None => {
+                let path = dir.path().join(names::segment(self.first));
+                Err(damaged(path, 0, None, "header of a segment that is unreadable"))
+            }
+            Some(contents) => {
+                let last = contents.scan.last_position;
+                Ok(if contents.scan.seal.is_some() {
+                    Before::Sealed { last }
+                } else {
+                    Before::Open { last }
+                })
+            }
+        }
+    }
+}
+
+/// Removes the file of a segment in which nothing can be; whatever is in it all the same is kept aside.
+fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surveyed) -> Result<()> {
+    let name = names::segment(newest.first);
+    let path = dir.path().join(&name);
+    let is_empty = newest
+        .contents
+        .as_ref()
+        .is_some_and(|contents| contents.scan.tail == Tail::Clean);
+    if !is_empty {
+        let len = newest.file.len().at(&path, "asking for a length")?;
+        let len = usize::try_from(len.min(crate::format::segment_header::SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
+        let bytes = newest.file.map(len).at(&path, "mapping a segment")?;
+        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        quarantine(root, newest.first, 0, &bytes[..end])?;
+    }
+    dir.remove(&name)
+        .and_then(|()| dir.sync())
+        .at(&path, "removing an unfinished segment")
+}
+
+/// Keeps `bytes`, which stood at `offset` of the segment at `first`, in a file of their own.
+fn quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
+    let dir = root
+        .subdir(names::QUARANTINE, true)
+        .at(root.path(), "creating the folder quarantine")?;
+    root.sync().at(root.path(), "syncing the directory")?;
+    let mut attempt = 0;
+    loop {
+        let name = names::quarantined_tail(first, offset, attempt);
+        let path = dir.path().join(&name);
+        match dir.open(&name, OpenMode::CreateNew) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+            other => {
+                let file = other.at(&path, "creating a file in quarantine")?;
+                write_all_at(&*file, bytes, 0)
+                    .and_then(|()| file.sync_data())
+                    .and_then(|()| dir.sync())
+                    .at(&path, "writing a file in quarantine")?;
+                return Ok(path);
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Scan: the bytes of a segment -> what they hold, where that ends, and a verdict on what comes after. Pure.
+//!
+//! The scan walks group by group. Let P be the first offset where no whole group starts (rules G1 to G6 of
+//! `format::group`). If everything from P on is zero, the segment ends there. Otherwise the bytes after P are
+//! searched for a group header of this segment and of a generation not below the last. Each group says what was
+//! durable when it was written, so:
+//!
+//! - if one says that positions after those before P were durable, those are **damaged**: they had been synced;
+//! - if none does, nothing that was acknowledged as durable lies after P, with one exception: the very last group may
+//!   have been synced and acknowledged with no group after it to say so.
+//!
+//! For that last group the sectors speak. A write that did not finish lacks at least one of the group's sectors, and a
+//! sector that was never written is still zero in a prepared segment: that is a **torn tail**. If no sector of
+//! what is bad is missing, then the write may have finished, and the bytes may have changed later: that is an
+//! **ambiguous last group**, which a single copy cannot settle.
+
+use std::fmt;
+
+use crate::format::ALIGNMENT;
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero};
+use crate::format::record::{self, Decoded, EventRef, Record, RecordError, Seal};
+use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::storage::SECTOR_BYTES;
+use crate::types::{Position, Timestamp};
+
+/// What a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scan {
+    /// Where the last whole group ends; the length of the header if there is none.
+    pub(crate) end: usize,
+    /// Where the last group ends that a later group says was durable.
+    pub(crate) proven_end: usize,
+    /// Whether there is any group, marks included.
+    pub(crate) has_groups: bool,
+    /// Whether a mark is the last group, or there is nothing to be marked.
+    pub(crate) is_marked: bool,
+    /// The last position in or before the segment.
+    pub(crate) last_position: Position,
+    /// The timestamp of the last event; `None` if the segment has none.
+    pub(crate) last_timestamp: Option<Timestamp>,
+    /// Count of events.
+    pub(crate) event_count: u64,
+    /// The generation of the last group, or the highest that any header after it has.
+    pub(crate) generation: u32,
+    /// The seal, if the segment has been sealed.
+    pub(crate) seal: Option<Seal>,
+    /// What comes after `end`.
+    pub(crate) tail: Tail,
+}
+
+/// What comes after the last whole group of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nothing but zeros, or the segment is sealed.
+    Clean,
+    /// A write that did not finish; `end` is where the last byte that is not zero ends.
+    Torn { end: usize },
+    /// As `Torn`, but the write may have finished. `last` is the last position it may have held, if it can be told.
+    Ambiguous { end: usize, last: Option<Position> },
+    /// Positions up to `last_durable` were durable and are not there. `offset` is where the first bad byte may be.
+    Damaged {
+        offset: usize,
+        last_durable: Position,
+        what: &'static str,
+    },
+    /// A whole record of an unknown kind: the segment was written by a newer release.
+    UnknownKind { offset: usize, kind: u8 },
+}
+
+/// Is told what a scan finds, in order. What it was told at or after [`Scan::end`] is void.
+pub(crate) trait Visitor {
+    /// A group starts at `offset`.
+    fn group(&mut self, offset: usize, header: &GroupHeader);
+    /// The event at `offset`.
+    fn event(&mut self, offset: usize, event: &EventRef<'_>);
+}
+
+impl Visitor for () {
+    fn group(&mut self, _: usize, _: &GroupHeader) {}
+    fn event(&mut self, _: usize, _: &EventRef<'_>) {}
+}
+
+/// Scans `bytes`, the whole of a segment file whose header is `header`.
+pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visitor) -> Scan {
+    let group_seed = header.group_seed();
+    let mut found = Scan {
+        end: SEGMENT_HEADER_BYTES.min(bytes.len()),
+        proven_end: SEGMENT_HEADER_BYTES.min(bytes.len()),
+        has_groups: false,
+        is_marked: true,
+        last_position: Position::new(header.first_position.get().saturating_sub(1)),
+        last_timestamp: None,
+        event_count: 0,
+        generation: 0,
+        seal: None,
+        tail: Tail::Clean,
+    };
+    // Groups that no later group has called durable yet: (last position, end).
+    let mut unproven = std::collections::VecDeque::new();
+    let mut record_seed = (Generation::default(), header.record_seed(Generation::default()));
+    while found.seal.is_none() {
+        let offset = group_offset(found.end, header.group_align as usize);
+        let mut bad_record = None;
+        let group = bytes
+            .get(offset..)
+            .and_then(|rest| GroupHeader::decode(rest, group_seed));
+        if let Some(group) = group.filter(|group| follows(group, &found)) {
+            if record_seed.0 != group.generation {
+                record_seed = (group.generation, header.record_seed(group.generation));
+            }
+            visitor.group(offset, &group);
+            match read_group(bytes, offset, &group, record_seed.1, &found, visitor) {
+                Ok(body) => {
+                    let mut proven_end = found.proven_end;
+                    while unproven
+                        .front()
+                        .is_some_and(|&(last, _)| last <= group.durable_position)
+                    {
+                        proven_end = unproven.pop_front().map_or(proven_end, |(_, end)| end);
+                    }
+                    let end = offset + GROUP_HEADER_BYTES + group.body_len as usize;
+                    found = Scan {
+                        end,
+                        proven_end,
+                        has_groups: true,
+                        generation: group.generation.ordinal,
+                        ..body
+                    };
+                    unproven.push_back((found.last_position, end));
+                    found.is_marked = group.is_mark();
+                    if group.is_mark() && group.durable_position >= found.last_position {
+                        // A mark is no promise to anyone: nothing is lost with it, so it needs no proof of its own.
+                        unproven.clear();
+                        found.proven_end = end;
+                    }
+                    continue;
+                }
+                Err(GroupError::UnknownKind { offset, kind }) => {
+                    found.tail = Tail::UnknownKind { offset, kind };
+                    return found;
+                }
+                Err(GroupError::Invalid { offset, what }) => bad_record = Some((group, offset, what)),
+            }
+        }
+        judge_tail(bytes, offset, bad_record, group_seed, &mut found);
+        return found;
+    }
+    found
+}
+
+/// Rules G5 (for the group as a whole) and G6.
+fn follows(group: &GroupHeader, before: &Scan) -> bool {
+    group.first_position == before.last_position.next() && group.generation.ordinal >= before.generation
+}
+
+enum GroupError {
+    Invalid { offset: usize, what: &'static str },
+    UnknownKind { offset: usize, kind: u8 },
+}
+
+/// Reads the records of the group at `offset` (rules G3 to G5) and returns the scan so far with them added.
+fn read_group(
+    bytes: &[u8],
+    offset: usize,
+    group: &GroupHeader,
+    record_seed: u32,
+    before: &Scan,
+    visitor: &mut impl Visitor,
+) -> Result<Scan, GroupError> {
+    let mut found = *before;
+    let start = offset + GROUP_HEADER_BYTES;
+    let invalid = |offset, what| Err(GroupError::Invalid { offset, what });
+    let Some(end) = start
+        .checked_add(group.body_len as usize)
+        .filter(|&end| end <= bytes.len())
+    else {
+        return invalid(offset, "group longer than its segment");
+    };
+    let mut at = start;
+    let mut ends_batch = true;
+    for _ in 0..group.record_count {
+        let decoded = match record::decode(&bytes[at..end], record_seed) {
+            Ok(decoded) => decoded,
+            Err(RecordError::Invalid(what)) => return invalid(at, what),
+            Err(RecordError::UnknownKind(kind)) => return Err(GroupError::UnknownKind { offset: at, kind }),
+        };
+        let Decoded {
+            record,
+            len,
+            last_of_batch,
+            ..
+        } = decoded;
+        match record {
+            Record::Event(event) => {
+                if event.position != found.last_position.next() || found.seal.is_some() {
+                    return invalid(at, "record with a position out of order");
+                }
+                if found.last_timestamp.is_some_and(|last| event.timestamp < last) {
+                    return invalid(at, "record with a timestamp out of order");
+                }
+                visitor.event(at, &event);
+                found.last_position = event.position;
+                found.last_timestamp = Some(event.timestamp);
+                found.event_count += 1;
+            }
+            Record::Seal(seal) => {
+                if seal.last_position != found.last_position || seal.event_count != found.event_count {
+                    return invalid(at, "seal that does not fit its segment");
+                }
+                found.seal = Some(seal);
+            }
+        }
+        ends_batch = last_of_batch;
+        at += len;
+    }
+    if at != end {
+        return invalid(at, "group longer than its records");
+    }
+    if !ends_batch {
+        return invalid(at, "group that ends within a batch");
+    }
+    Ok(found)
+}
+
+/// Fills in `found.tail`: what stands at `offset`, where no whole group is. `bad_record` is what was wrong inside the group
+/// whose header there is right.
+fn judge_tail(
+    bytes: &[u8],
+    offset: usize,
+    bad_record: Option<(GroupHeader, usize, &'static str)>,
+    group_seed: u32,
+    found: &mut Scan,
+) {
+    let rest = &bytes[offset.min(bytes.len())..];
+    if is_zero(rest) {
+        return;
+    }
+    let end = offset + rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+
+    let mut last_durable = None;
+    let last_generation = found.generation;
+    for candidate in header_candidates(bytes, offset) {
+        let Some(header) = GroupHeader::decode(&bytes[candidate..], group_seed) else {
+            continue;
+        };
+        if header.generation.ordinal >= last_generation {
+            found.generation = found.generation.max(header.generation.ordinal);
+            if header.durable_position > found.last_position {
+                last_durable = last_durable.max(Some(header.durable_position));
+            }
+        }
+    }
+    let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
+    if let Some(last_durable) = last_durable {
+        found.tail = Tail::Damaged {
+            offset: bad_offset,
+            last_durable,
+            what,
+        };
+        return;
+    }
+    let torn = match bad_record {
+        // No record can lie in what is no longer than a header: a mark, or a group whose body never arrived.
+        _ if end <= offset + GROUP_HEADER_BYTES => true,
+        // A header is in one sector: it is there, or it is zero and something after it arrived.
+        None => is_zero(&bytes[offset..sector_end(offset).min(bytes.len())]),
+        Some((group, bad_offset, _)) => {
+            // Without the last record's padding, which is zero on a disk that lacks nothing.
+            let group_end = offset + GROUP_HEADER_BYTES + group.body_len as usize - (ALIGNMENT - 1);
+            lacks_a_sector(bytes, bad_offset, group_end)
+        }
+    };
+    found.tail = if torn {
+        Tail::Torn { end }
+    } else {
+        let last = bad_record
+            .and_then(|(group, ..)| group.first_position.get().checked_add(group.record_count.into()))
+            .map(|after| Position::new(after - 1));
+        Tail::Ambiguous { end, last }
+    };
+}
+
+fn sector_end(offset: usize) -> usize {
+    (offset + 1).next_multiple_of(SECTOR_BYTES)
+}
+
+/// Whether some sector's part of `from .. to` is all zero, or lies beyond the end of the file.
+fn lacks_a_sector(bytes: &[u8], from: usize, to: usize) -> bool {
+    let mut start = from;
+    while start < to {
+        let end = sector_end(start).min(to);
+        match bytes.get(start..end) {
+            Some(part) if !is_zero(part) => {}
+            _ => return true,
+        }
+        start = end;
+    }
+    false
+}
+
+/// What recovery found at the end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The log ends with a whole group, and nothing comes after it.
+    Clean,
+    /// The log ended with a write that did not finish. It was cut off; nothing acknowledged as durable was in it.
+    TornTail,
+    /// The last group is not whole, and the log cannot tell whether its write did not finish or its bytes changed later.
+    /// If it had been acknowledged, it is lost. It was cut off, and its bytes are kept in `quarantine/`.
+    AmbiguousLastGroup,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clean => "clean",
+            Self::TornTail => "torn tail",
+            Self::AmbiguousLastGroup => "ambiguous last group",
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Segment files before they are segments: prepared ahead of need, so that the append path overwrites blocks that are written
+//! already and no file-system metadata has to be committed with a group.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::format::group::is_zero;
+use crate::format::names;
+use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
+
+/// A file that can become a segment: long enough, all zeros behind the header, durable but for its name.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) file: Arc<dyn File>,
+    /// The name it has now.
+    pub(crate) name: &'static str,
+    pub(crate) len: u64,
+}
+
+/// Zeros are written, and read, in steps of this many bytes: large enough for the disk, small enough for a group not to wait long
+/// behind one.
+const STEP_BYTES: usize = 256 * 1024;
+
+/// A prepared segment of `len` bytes: allocated, filled with zeros and synced, under the name of a spare. `go_on` is asked between
+/// steps; when it says no, the work is dropped.
+pub(crate) fn prepare(dir: &dyn Dir, len: u64, mut go_on: impl FnMut() -> bool) -> io::Result<Option<Prepared>> {
+    let prepared = allocate(dir, len)?;
+    let zeros = match crate::storage::map::Image::new(STEP_BYTES) {
+        Ok(mut image) => {
+            image.freeze(STEP_BYTES);
+            Arc::clone(image.image())
+        }
+        Err(e) => return Err(e),
+    };
+    let direct = dir.open(prepared.name, OpenMode::DirectSync).ok();
+    let file = direct.as_deref().unwrap_or(&*prepared.file);
+    let mut offset = 0;
+    while offset < len {
+        if !go_on() {
+            dir.remove(prepared.name)?;
+            return Ok(None);
+        }
+        let step = usize::try_from(len - offset).unwrap_or(usize::MAX).min(STEP_BYTES);
+        write_all_at(file, &zeros.frozen()[..step], offset)?;
+        offset += step as u64;
+    }
+    prepared.file.sync_data()?;
+    dir.rename(prepared.name, names::SPARE)?;
+    dir.sync()?;
+    Ok(Some(Prepared {
+        name: names::SPARE,
+        ..prepared
+    }))
+}
+
+/// A file of `len` bytes that reads as zeros, made in a moment: what is used when the writer was faster than preparation.
+pub(crate) fn allocate(dir: &dyn Dir, len: u64) -> io::Result<Prepared> {
+    match dir.remove(names::SPARE_UNFINISHED) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let file = dir.open(names::SPARE_UNFINISHED, OpenMode::CreateNew)?;
+    if let Err(e) = file.allocate(len) {
+        drop(file);
+        // What could not be had must not take what is left; whether it goes or stays changes nothing else.
+        if let Err(e) = dir.remove(names::SPARE_UNFINISHED) {
+            tracing::warn!(error = %e, "an unfinished segment could not be removed");
+        }
+        return Err(e);
+    }
+    Ok(Prepared {
+        file,
+        name: names::SPARE_UNFINISHED,
+        len,
+    })
+}
+
+/// The spare that an earlier process left behind, if it is as it should be; otherwise it is removed.
+pub(crate) fn adopt(dir: &dyn Dir, len: u64) -> io::Result<Option<Prepared>> {
+    let file = match dir.open(names::SPARE, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if file.len()? == len && reads_as_zeros(&*file)? {
+        return Ok(Some(Prepared {
+            file,
+            name: names::SPARE,
+            len,
+        }));
+    }
+    dir.remove(names::SPARE)?;
+    Ok(None)
+}
+
+/// Whether everything behind the page of the header is zero.
+fn reads_as_zeros(file: &dyn File) -> io::Result<bool> {
+    let mut buf = vec![0; STEP_BYTES];
+    let mut offset = PAGE_BYTES as u64;
+    loop {
+        let read = read_up_to(file, &mut buf, offset)?;
+        if !is_zero(&buf[..read]) {
+            return Ok(false);
+        }
+        if read < buf.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
+    }
+}

@@ -1,0 +1,427 @@
+//! One segment as readers see it: its bytes (the image while it is active, a map of the file once it is sealed), its index,
+//! and how far it may be read.
+//!
+//! Invariants:
+//! - I1. `visible_end` never passes the end of a group, nor, on a log with [`Durability::Sync`](crate::Durability::Sync), what
+//!   is durable.
+//! - I2. A sealed segment never changes; its file is mapped only then.
+//! - I3. An index is believed only as far as the record at the offset it names agrees. When it does not, the index is made
+//!   anew from the segment; only the segment can be damaged, an index is merely wrong.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::error::{Damage, Error, IoContext, Result};
+use crate::format::HeaderError;
+use crate::format::names;
+use crate::format::record::{self, EventRef, Record, RecordError};
+use crate::format::segment_header::{SEGMENT_BYTES_MAX, SegmentHeader};
+use crate::index::active::ActiveIndex;
+use crate::index::sealed::{SealedIndex, part_of};
+use crate::index::{GenerationStart, Landmark, StreamPart, Totals, generation_at, last_landmark};
+use crate::recovery::rebuild::IndexBuilder;
+use crate::recovery::scan::{Tail, scan};
+use crate::storage::map::Image;
+use crate::storage::{Bytes, Dir, OpenMode};
+use crate::types::{Position, Version};
+
+/// The bytes of a segment, shared.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Image(Arc<Image>),
+    File(Arc<Bytes>),
+}
+
+impl Content {
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Image(image) => image.frozen(),
+            Self::File(bytes) => bytes,
+        }
+    }
+}
+
+/// The index of a segment, shared.
+#[derive(Clone, Debug)]
+pub(crate) enum SegmentIndex {
+    Memory(Arc<RwLock<ActiveIndex>>),
+    File(Arc<SealedIndex>),
+}
+
+/// One segment file.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    first_position: Position,
+    dir: Arc<dyn Dir>,
+    visible_end: AtomicUsize,
+    opened: RwLock<Option<Opened>>,
+    index: RwLock<Option<SegmentIndex>>,
+}
+
+/// A segment's header and bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) header: SegmentHeader,
+    pub(crate) content: Content,
+}
+
+/// What a segment holds of a stream, and what is needed to find its events.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) part: StreamPart,
+    entry: FoundEntry,
+}
+
+#[derive(Debug)]
+enum FoundEntry {
+    Memory,
+    File(crate::format::index_file::IndexEntry),
+}
+
+/// The index named something that is not there.
+struct Doubt;
+
+impl Segment {
+    /// A sealed segment, not opened yet.
+    pub(crate) fn sealed(dir: Arc<dyn Dir>, first_position: Position) -> Self {
+        Self {
+            first_position,
+            dir,
+            visible_end: AtomicUsize::new(usize::MAX),
+            opened: RwLock::new(None),
+            index: RwLock::new(None),
+        }
+    }
+
+    /// The active segment, readable up to `visible_end`.
+    pub(crate) fn active(
+        dir: Arc<dyn Dir>,
+        header: SegmentHeader,
+        image: Arc<Image>,
+        index: Arc<RwLock<ActiveIndex>>,
+        visible_end: usize,
+    ) -> Self {
+        Self {
+            first_position: header.first_position,
+            dir,
+            visible_end: AtomicUsize::new(visible_end),
+            opened: RwLock::new(Some(Opened {
+                header,
+                content: Content::Image(image),
+            })),
+            index: RwLock::new(Some(SegmentIndex::Memory(index))),
+        }
+    }
+
+    pub(crate) fn first_position(&self) -> Position {
+        self.first_position
+    }
+
+    /// Where the segment's file is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join(names::segment(self.first_position))
+    }
+
+    /// How far readers may go.
+    #[inline]
+    pub(crate) fn visible_end(&self) -> usize {
+        self.visible_end.load(Ordering::Acquire)
+    }
+
+    /// Lets readers go up to `end`, the end of a group.
+    pub(crate) fn publish(&self, end: usize) {
+        self.visible_end.store(end, Ordering::Release);
+    }
+
+    /// After a rewind: other bytes and another index for what was not visible yet.
+    pub(crate) fn replace(&self, image: Arc<Image>, index: Arc<RwLock<ActiveIndex>>) {
+        if let Some(opened) = self.opened.write().as_mut() {
+            opened.content = Content::Image(image);
+        }
+        *self.index.write() = Some(SegmentIndex::Memory(index));
+    }
+
+    /// The segment is sealed and complete on disk: lets go of the image. The index in memory stays until
+    /// [`Segment::load_index_file`] replaces it.
+    pub(crate) fn release_image(&self) {
+        *self.opened.write() = None;
+        self.visible_end.store(usize::MAX, Ordering::Release);
+    }
+
+    /// The index in memory, if that is what the segment has.
+    pub(crate) fn memory_index(&self) -> Option<Arc<RwLock<ActiveIndex>>> {
+        match &*self.index.read() {
+            Some(SegmentIndex::Memory(index)) => Some(Arc::clone(index)),
+            _ => None,
+        }
+    }
+
+    /// Header and bytes; a sealed segment is mapped on first use.
+    pub(crate) fn open(&self) -> Result<Opened> {
+        if let Some(opened) = &*self.opened.read() {
+            return Ok(opened.clone());
+        }
+        let mut slot = self.opened.write();
+        if let Some(opened) = &*slot {
+            return Ok(opened.clone());
+        }
+        let name = names::segment(self.first_position);
+        let path = self.path();
+        let file = match self.dir.open(&name, OpenMode::Read) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(self.damaged(0, None, "segment file that is missing"));
+            }
+            other => other.at(&path, "opening a segment")?,
+        };
+        let len = file.len().at(&path, "asking for the length of a segment")?;
+        let len = usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
+        let bytes = file.map(len).at(&path, "mapping a segment")?;
+        let header = self.check_header(&bytes)?;
+        let opened = Opened {
+            header,
+            content: Content::File(Arc::new(bytes)),
+        };
+        *slot = Some(opened.clone());
+        Ok(opened)
+    }
+
+    fn check_header(&self, bytes: &[u8]) -> Result<SegmentHeader> {
+        match SegmentHeader::decode(bytes) {
+            Ok(header) if header.first_position == self.first_position => Ok(header),
+            Ok(_) => Err(self.damaged(0, None, "header of another segment")),
+            Err(HeaderError::Invalid(what)) => Err(self.damaged(0, None, what)),
+            Err(HeaderError::Unsupported(found)) => Err(Error::UnsupportedFormat {
+                path: self.path(),
+                found,
+                supported: crate::format::FORMAT_VERSION,
+            }),
+        }
+    }
+
+    /// An error that says that the segment is damaged at `offset`.
+    pub(crate) fn damaged(&self, offset: usize, positions: Option<(Position, Position)>, what: &str) -> Error {
+        Error::damaged(Damage {
+            path: self.path(),
+            offset: offset as u64,
+            positions,
+            what: what.to_owned(),
+        })
+    }
+
+    /// What is wrong with the record at `offset`, as an error.
+    pub(crate) fn bad_record(&self, offset: usize, position: Option<Position>, error: RecordError) -> Error {
+        match error {
+            RecordError::Invalid(what) => self.damaged(offset, position.map(|p| (p, p)), what),
+            RecordError::UnknownKind(kind) => Error::UnsupportedFormat {
+                path: self.path(),
+                found: kind.into(),
+                supported: crate::format::FORMAT_VERSION,
+            },
+        }
+    }
+
+    /// The index: in memory, or from its file on first use, or made anew from the segment.
+    pub(crate) fn index(&self) -> Result<SegmentIndex> {
+        if let Some(index) = &*self.index.read() {
+            return Ok(index.clone());
+        }
+        match self.load_index_file() {
+            Ok(index) => Ok(index),
+            Err(reason) => {
+                tracing::info!(segment = %self.path().display(), reason, "making an index anew");
+                self.rebuild_index()
+            }
+        }
+    }
+
+    /// Opens the index file and takes it in the place of what there was.
+    pub(crate) fn load_index_file(&self) -> Result<SegmentIndex, &'static str> {
+        let header = self.open().map_err(|_| "the segment cannot be opened")?.header;
+        let file = self
+            .dir
+            .open(&names::index(self.first_position), OpenMode::Read)
+            .map_err(|_| "there is no index file that can be opened")?;
+        let len = file
+            .len()
+            .ok()
+            .and_then(|len| usize::try_from(len).ok())
+            .filter(|&len| len as u64 <= SEGMENT_BYTES_MAX);
+        let bytes = len
+            .and_then(|len| file.map(len).ok())
+            .ok_or("the index file cannot be mapped")?;
+        let index = SealedIndex::open(bytes, &header).map_err(|error| match error {
+            HeaderError::Invalid(what) => what,
+            HeaderError::Unsupported(_) => "index of another format version",
+        })?;
+        let index = SegmentIndex::File(Arc::new(index));
+        *self.index.write() = Some(index.clone());
+        Ok(index)
+    }
+
+    /// Makes the index anew from the segment.
+    fn rebuild_index(&self) -> Result<SegmentIndex> {
+        let opened = self.open()?;
+        let mut builder = IndexBuilder::default();
+        let found = scan(opened.content.bytes(), &opened.header, &mut builder);
+        let first_lost = found.last_position.next();
+        match found.tail {
+            Tail::Clean if found.seal.is_some() => {}
+            Tail::UnknownKind { offset, kind } => {
+                return Err(self.bad_record(offset, None, RecordError::UnknownKind(kind)));
+            }
+            Tail::Damaged {
+                offset,
+                last_durable,
+                what,
+            } => {
+                return Err(self.damaged(offset, Some((first_lost, last_durable)), what));
+            }
+            Tail::Clean | Tail::Torn { .. } | Tail::Ambiguous { .. } => {
+                return Err(self.damaged(found.end, None, "sealed segment without its seal"));
+            }
+        }
+        let index = SegmentIndex::Memory(Arc::new(RwLock::new(builder.finish(found.end))));
+        *self.index.write() = Some(index.clone());
+        Ok(index)
+    }
+
+    /// Asks the index; if what it says is not so, asks it again after it has been made anew.
+    fn ask<T>(&self, question: impl Fn(&SegmentIndex, &Opened) -> Result<T, Doubt>) -> Result<T> {
+        let opened = self.open()?;
+        if let Ok(answer) = question(&self.index()?, &opened) {
+            return Ok(answer);
+        }
+        tracing::warn!(segment = %self.path().display(), "the index is wrong, making it anew");
+        question(&self.rebuild_index()?, &opened)
+            .map_err(|Doubt| self.damaged(0, None, "segment that changes while it is read"))
+    }
+
+    /// What readers may see here of `stream`.
+    pub(crate) fn find(&self, stream: &str) -> Result<Option<Found>> {
+        let visible_end = self.visible_end();
+        self.ask(|index, opened| match index {
+            SegmentIndex::Memory(index) => Ok(index.read().stream(stream).and_then(|entry| {
+                let count = entry
+                    .offsets()
+                    .partition_point(|&offset| (offset as usize) < visible_end);
+                let part = StreamPart {
+                    count: u32::try_from(count).unwrap_or(u32::MAX),
+                    ..entry.part()
+                };
+                (count > 0).then_some(Found {
+                    part,
+                    entry: FoundEntry::Memory,
+                })
+            })),
+            SegmentIndex::File(index) => {
+                for entry in index.candidates(stream) {
+                    let first = event_at(opened, index.generations(), entry.offset).map_err(|_| Doubt)?;
+                    if entry.count == 0 || first.version.get() != entry.first_version {
+                        return Err(Doubt);
+                    }
+                    if first.stream == stream {
+                        let part = part_of(&entry);
+                        if entry.first_version.checked_add(entry.count.into()).is_none() {
+                            return Err(Doubt);
+                        }
+                        return Ok(Some(Found {
+                            part,
+                            entry: FoundEntry::File(entry),
+                        }));
+                    }
+                }
+                Ok(None)
+            }
+        })
+    }
+
+    /// The offsets of versions `first ..= last` of `stream`, all of which `found` has, and the generations to read them by.
+    pub(crate) fn offsets(
+        &self,
+        stream: &str,
+        found: &Found,
+        first: Version,
+        last: Version,
+    ) -> Result<(Vec<u32>, Vec<GenerationStart>)> {
+        let range = |part: &StreamPart| {
+            let from = first.get().checked_sub(part.first_version.get())?;
+            let to = (last.get() + 1).checked_sub(part.first_version.get())?;
+            Some((usize::try_from(from).ok()?, usize::try_from(to).ok()?))
+        };
+        self.ask(|index, opened| match index {
+            SegmentIndex::Memory(index) => {
+                let index = index.read();
+                let entry = index.stream(stream).ok_or(Doubt)?;
+                let (from, to) = range(&entry.part()).ok_or(Doubt)?;
+                let offsets = entry.offsets().get(from..to).ok_or(Doubt)?;
+                Ok((offsets.to_vec(), index.generations().to_vec()))
+            }
+            SegmentIndex::File(index) => {
+                let FoundEntry::File(entry) = &found.entry else {
+                    return Err(Doubt);
+                };
+                let (from, to) = range(&part_of(entry)).ok_or(Doubt)?;
+                let offsets = index.offsets(entry, from, to).ok_or(Doubt)?;
+                // The first and the last must be what they are said to be; what lies between is checked as it is read.
+                for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
+                    let event = event_at(opened, index.generations(), *offset.ok_or(Doubt)?).map_err(|_| Doubt)?;
+                    if event.stream != stream || event.version != version {
+                        return Err(Doubt);
+                    }
+                }
+                Ok((offsets, index.generations().to_vec()))
+            }
+        })
+    }
+
+    /// Where to start walking for the last group that is not after what `is_before` says.
+    pub(crate) fn landmark(&self, is_before: impl Fn(&Landmark) -> bool) -> Result<Option<Landmark>> {
+        Ok(match self.index()? {
+            SegmentIndex::Memory(index) => last_landmark(index.read().landmarks(), is_before),
+            SegmentIndex::File(index) => last_landmark(&index.landmarks(), is_before),
+        })
+    }
+
+    /// Bytes of the file that are filled, and of its index file.
+    pub(crate) fn used_bytes(&self) -> Result<u64> {
+        let visible_end = self.visible_end();
+        let filled = if visible_end == usize::MAX {
+            // Sealed: it was filled to the end but for what was kept free for that.
+            self.open()?.header.segment_bytes as usize
+        } else {
+            visible_end
+        };
+        let index = match self.index()? {
+            SegmentIndex::Memory(_) => 0,
+            SegmentIndex::File(index) => index.file_len(),
+        };
+        Ok((filled + index) as u64)
+    }
+
+    /// Sums over the segment's events.
+    pub(crate) fn totals(&self) -> Result<Totals> {
+        Ok(match self.index()? {
+            SegmentIndex::Memory(index) => index.read().totals(),
+            SegmentIndex::File(index) => index.totals(),
+        })
+    }
+}
+
+/// The event whose record stands at `offset`, checked.
+pub(crate) fn event_at<'a>(
+    opened: &'a Opened,
+    generations: &[GenerationStart],
+    offset: u32,
+) -> Result<EventRef<'a>, RecordError> {
+    let invalid = RecordError::Invalid("no record where the index has one");
+    let generation = generation_at(generations, offset).ok_or(invalid)?;
+    let bytes = opened.content.bytes().get(offset as usize..).ok_or(invalid)?;
+    match record::decode(bytes, opened.header.record_seed(generation))?.record {
+        Record::Event(event) => Ok(event),
+        Record::Seal(_) => Err(invalid),
+    }
+}

@@ -1,0 +1,57 @@
+//! All segments of the log, in order.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::segment::Segment;
+use crate::types::Position;
+
+/// The segments by first position; the last one is active.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentSet(RwLock<Vec<Arc<Segment>>>);
+
+impl SegmentSet {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
+        Self(RwLock::new(segments))
+    }
+
+    pub(crate) fn push(&self, segment: Arc<Segment>) {
+        self.0.write().push(segment);
+    }
+
+    /// The one that is being written to.
+    pub(crate) fn last(&self) -> Option<Arc<Segment>> {
+        self.0.read().last().cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.read().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.0.read().clone()
+    }
+
+    /// The segment that has, or would have, `position`: the last one that starts at or before it; the first one for
+    /// what comes before everything.
+    pub(crate) fn at(&self, position: Position) -> Option<Arc<Segment>> {
+        let segments = self.0.read();
+        let after = segments.partition_point(|segment| segment.first_position() <= position);
+        segments.get(after.saturating_sub(1)).cloned()
+    }
+
+    /// The segment after the one that starts at `first`.
+    pub(crate) fn after(&self, first: Position) -> Option<Arc<Segment>> {
+        let segments = self.0.read();
+        let next = segments.partition_point(|segment| segment.first_position() <= first);
+        segments.get(next).cloned()
+    }
+
+    /// The last segment before the position `first`.
+    pub(crate) fn before(&self, first: Position) -> Option<Arc<Segment>> {
+        let segments = self.0.read();
+        let here = segments.partition_point(|segment| segment.first_position() < first);
+        segments.get(here.checked_sub(1)?).cloned()
+    }
+}

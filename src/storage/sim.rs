@@ -1,0 +1,425 @@
+//! A disk in memory that keeps exactly what POSIX promises to keep, and nothing else.
+//!
+//! Production code runs on it unchanged, through [`Dir`] and [`File`]. A test runs a workload, cuts the
+//! power at an operation of its choice, takes one of the states that the disk may then be in, and opens
+//! that. Every choice comes from one seed: the same calls on the same seed give the same bytes.
+//!
+//! What reads see (the cache) and what a power cut leaves (the disk) are two states. Invariants:
+//! - I1. Bytes reach the disk for certain only by a [`File::sync_data`] of their file that returned `Ok`,
+//!   or by a write through an [`OpenMode::DirectSync`] handle that returned `Ok`. Any other sector of 512
+//!   bytes may reach it at any time, in any order, in any of the versions written since the last sync.
+//! - I2. A name (created, renamed, removed) reaches the disk for certain only by a [`Dir::sync`] of its
+//!   folder; a sync of the file does nothing for its name, nor a sync of a folder for the folder's own.
+//! - I3. Length and bytes reach the disk independently. A byte inside the length that never reached it is
+//!   zero. Bytes beyond a shorter length that reached the disk are gone, whatever the length later.
+//! - I4. A sync that fails leaves the cache clean: those bytes read back as written, are not on the disk,
+//!   and no later sync puts them there unless they are written again (Linux; PostgreSQL's lesson of 2018).
+//!   Length and names stay as unsynced as they were, and the next sync that succeeds covers them.
+//! - I5. Without power nothing changes any more and every call fails; [`SimDisk::crash`] gives the disk as
+//!   found afterwards, [`SimDisk::kill`] the disk of a machine on which only the process died.
+//! - I6. A file has one name at a time, except after a crash with [`SimDisk::harsh_renames`].
+//!
+//! Deliberately absent: permissions, links, renames across folders, removal of folders, time. Nothing
+//! that a crash gives is random rubbish: for that there are [`SimDisk::flip_bit`] and
+//! [`SimDisk::write_file`].
+//!
+//! `body` holds the bytes of one file, `names` those of one folder, `state` puts them together and decides
+//! about faults and space; this file is what the outside sees.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use super::{Bytes, Dir, Entry, File, Lock, OpenMode};
+use state::{FileId, FolderId, State};
+
+mod body;
+mod names;
+mod rng;
+mod state;
+#[cfg(test)]
+mod tests;
+
+/// What goes wrong at one operation; see [`SimDisk::fail_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The power goes: this operation and all that follow fail. A write may have reached the cache in
+    /// part, a sync may have brought any part to the disk, anything else may have happened or not.
+    PowerCut,
+    /// The operation fails with this kind and has done nothing; but a [`File::sync_data`] leaves the cache
+    /// clean all the same (I4). Only this operation: the next one works.
+    Error(io::ErrorKind),
+    /// A write takes fewer bytes than it was given, but at least one; a direct write fewer pages. One byte,
+    /// or one page, cannot get shorter. Without effect on anything but a write.
+    ShortWrite,
+}
+
+/// Which of the possible states [`SimDisk::crash_with`] gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CrashMode {
+    /// Nothing that was not synced has reached the disk.
+    DropAll,
+    /// Everything has, bar what a failed sync lost (I4).
+    KeepAll,
+    /// Each sector, each length, each name for itself. How much is kept differs from file to file, so that
+    /// "nearly all" and "nearly nothing" come up as well as halves.
+    Random,
+    /// Everything in the order it was written, but of the last write of each file only a prefix of the
+    /// sectors not yet synced. Its length may end with that prefix.
+    Torn,
+}
+
+impl CrashMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::DropAll, Self::KeepAll, Self::Random, Self::Torn];
+}
+
+/// A simulated disk; clones are the same disk.
+///
+/// Paths given to its methods are relative to the root and use `/`, as in `segments/0001.log`. Methods
+/// that look at or change files directly stand outside the simulation: they work without power, count as
+/// no operation and meet no fault.
+///
+/// # Examples
+/// ```
+/// use annals::sim::{CrashMode, OpenMode, SimDisk};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let disk = SimDisk::new(7);
+/// let root = disk.root();
+/// let file = root.open("a", OpenMode::CreateNew)?;
+/// file.write_at(b"kept", 0)?;
+/// file.sync_data()?;
+/// root.sync()?;
+/// file.write_at(b"lost", 4)?;
+///
+/// let found = disk.crash_with(CrashMode::DropAll);
+/// assert_eq!(found.read_file("a").as_deref(), Some(&b"kept"[..]));
+/// assert!(file.sync_data().is_err(), "the old disk has no power any more");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+impl SimDisk {
+    /// An empty disk whose every choice follows from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::of(State::new(seed))
+    }
+
+    fn of(state: State) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// The root folder, which is durable from the start.
+    #[must_use]
+    pub fn root(&self) -> Arc<dyn Dir> {
+        Arc::new(SimDir {
+            disk: self.clone(),
+            id: state::ROOT,
+            path: PathBuf::from("/sim"),
+        })
+    }
+
+    /// Whether files can be opened with [`OpenMode::DirectSync`] (they can unless told otherwise); if not,
+    /// the error is of kind `Unsupported`. Handles that are open stay as they are.
+    pub fn set_direct_supported(&self, supported: bool) {
+        self.state.lock().direct_supported = supported;
+    }
+
+    /// Whether a rename that was not synced may reach the disk by halves: old name only, new name only,
+    /// both, or neither. Off unless told otherwise: a rename is then seen whole or not at all, as journaling
+    /// file systems have it.
+    pub fn harsh_renames(&self, harsh: bool) {
+        self.state.lock().harsh_renames = harsh;
+    }
+
+    /// Leaves `bytes` of space for new blocks (rounded down to whole blocks of 4 KiB), or no limit.
+    ///
+    /// A write that needs a block where none is left is short, or fails with `StorageFull` if not a single
+    /// byte fits; [`File::allocate`] fails whole; so does making a file or folder when no block is
+    /// left. Writing over what has blocks always works. Removing or replacing a file gives its blocks back
+    /// at once, whoever has it open.
+    pub fn set_space(&self, bytes: Option<u64>) {
+        self.state.lock().set_space(bytes);
+    }
+
+    /// How many operations have tried to change the disk: writes, syncs of files and folders, `set_len`,
+    /// `allocate`, and making, renaming and removing files and folders (a lock makes its file). It
+    /// is also the index of the next one. Calls refused for their arguments are not counted: a name that is
+    /// missing or taken, a write that is not aligned or not allowed.
+    #[must_use]
+    pub fn ops(&self) -> u64 {
+        self.state.lock().ops
+    }
+
+    /// Makes `fault` happen at the operation with index `op` (see [`SimDisk::ops`]), in place of any other
+    /// planned there. An index that has passed is never met.
+    pub fn fail_at(&self, op: u64, fault: Fault) {
+        self.state.lock().faults.insert(op, fault);
+    }
+
+    /// Makes the next `count` reads fail with `kind`, counting [`File::read_at`] and [`File::map`] of files
+    /// whose path contains `path_part`. The name is the one that the file has at the time of the read.
+    pub fn fail_reads(&self, path_part: &str, kind: io::ErrorKind, count: u64) {
+        self.state.lock().fail_reads(path_part, kind, count);
+    }
+
+    /// Forgets all faults that have not happened yet.
+    pub fn clear_faults(&self) {
+        self.state.lock().clear_faults();
+    }
+
+    /// Whether the disk still works: no [`Fault::PowerCut`] was met, no crash, no kill.
+    #[must_use]
+    pub fn has_power(&self) -> bool {
+        self.state.lock().power
+    }
+
+    /// Cuts the power and gives the disk as it may be found afterwards; [`CrashMode::Random`].
+    ///
+    /// This disk stays as it is, without power: each call gives another state. The new disk has the same
+    /// settings, no faults, no locks held, counts operations from 0, and all of it is durable.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        self.crash_with(CrashMode::Random)
+    }
+
+    /// As [`SimDisk::crash`], with a say in what is found.
+    #[must_use]
+    pub fn crash_with(&self, mode: CrashMode) -> Self {
+        Self::of(self.state.lock().crash(mode))
+    }
+
+    /// Kills the process that uses the disk and gives the disk as the next process finds it.
+    ///
+    /// Everything written is there. What was not synced, or lost by a failed sync, still is so: a crash of
+    /// the new disk may take it back. Handles of the old disk fail, its locks are released.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        Self::of(self.state.lock().kill())
+    }
+
+    /// Turns over one bit (`bit` modulo 8) of a file, in the cache and on the disk.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file, `UnexpectedEof` if it has no such byte.
+    pub fn flip_bit(&self, path: &str, byte_offset: u64, bit: u8) -> io::Result<()> {
+        self.state.lock().flip_bit(path, byte_offset, bit)
+    }
+
+    /// The bytes of a file as reads would see them; `None` if there is no such file.
+    #[must_use]
+    pub fn read_file(&self, path: &str) -> Option<Vec<u8>> {
+        self.state.lock().read_file(path)
+    }
+
+    /// Puts a file with these bytes, durable with its name and all folders above it, which are made if they
+    /// are missing. A file that is there already gets the bytes instead of its own.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a part of `path` is not a name, `NotADirectory` or `IsADirectory` if one
+    /// is of the wrong sort.
+    pub fn write_file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.state.lock().write_file(path, bytes)
+    }
+
+    /// Removes a file, durably.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    pub fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.state.lock().remove_file(path)
+    }
+
+    /// The paths of all files that have a name, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        self.state.lock().paths()
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("SimDisk")
+            .field("ops", &state.ops)
+            .field("power", &state.power)
+            .field("files", &state.paths())
+            .finish_non_exhaustive()
+    }
+}
+
+struct SimDir {
+    disk: SimDisk,
+    id: FolderId,
+    path: PathBuf,
+}
+
+impl SimDir {
+    fn handle(&self, state: &mut State, name: &str, id: FileId, mode: OpenMode) -> Arc<dyn File> {
+        state.retain(id);
+        Arc::new(SimFile {
+            disk: self.disk.clone(),
+            id,
+            mode,
+            path: self.path.join(name),
+        })
+    }
+}
+
+impl Dir for SimDir {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let mut state = self.disk.state.lock();
+        let id = match mode {
+            OpenMode::CreateNew => state.create(self.id, name)?,
+            _ => state.file(self.id, name)?,
+        };
+        if mode == OpenMode::DirectSync && !state.direct_supported {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(self.handle(&mut state, name, id, mode))
+    }
+
+    fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>> {
+        let id = self.disk.state.lock().subfolder(self.id, name, create)?;
+        Ok(Arc::new(Self {
+            disk: self.disk.clone(),
+            id,
+            path: self.path.join(name),
+        }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.state.lock().rename(self.id, from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.state.lock().remove(self.id, name)
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.disk.state.lock().list(self.id)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.state.lock().sync_folder(self.id)
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
+        let path = self.path.join(name);
+        self.disk.state.lock().lock(self.id, name, &path)?;
+        Ok(Box::new(SimLock {
+            disk: self.disk.clone(),
+            path,
+        }))
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for SimDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimDir({})", self.path.display())
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    id: FileId,
+    mode: OpenMode,
+    /// As it was when it was opened; for messages only.
+    path: PathBuf,
+}
+
+impl SimFile {
+    fn check_writable(&self) -> io::Result<()> {
+        match self.mode {
+            OpenMode::Read => Err(io::ErrorKind::PermissionDenied.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.state.lock().read(self.id, buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.check_writable()?;
+        let direct = self.mode == OpenMode::DirectSync;
+        self.disk.state.lock().write(self.id, direct, buf, offset)
+    }
+
+    /// One operation, as the one call it is on a real disk: what is behind may reach it before what is in front.
+    fn write_two_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_at(&[first, second].concat(), offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.state.lock().sync_file(self.id)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.disk.state.lock().len(self.id)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        self.disk.state.lock().set_len(self.id, len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        self.disk.state.lock().allocate(self.id, len)
+    }
+
+    fn map(&self, len: usize) -> io::Result<Bytes> {
+        self.disk.state.lock().read_first(self.id, len).map(Bytes::from)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state.lock().release(self.id);
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimFile({}, {:?})", self.path.display(), self.mode)
+    }
+}
+
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl Lock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.state.lock().unlock(&self.path);
+    }
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimLock({})", self.path.display())
+    }
+}
