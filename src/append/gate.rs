@@ -13,12 +13,12 @@ const OPEN: u32 = 1;
 
 /// What everyone waits for whose batch is in one group: its outcome.
 ///
-/// Threads sleep on one word of memory. Whoever opens the gate wakes two of them, and each that wakes wakes two more, so that the
-/// one who writes groups to disk spends two system calls on waking, however many wait.
+/// Threads sleep on one word of memory that only this group uses, and one system call wakes them all. Waking in a chain or a tree,
+/// or each thread by itself, was measured and gains nothing (docs/decisions/0001-how-bytes-reach-the-disk.md).
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: AtomicU32,
-    /// Threads that are asleep or about to fall asleep.
+    /// Threads that are asleep or about to fall asleep: without any, no system call is made.
     sleepers: AtomicU32,
     failure: OnceLock<Error>,
     wakers: Mutex<Vec<Waker>>,
@@ -33,18 +33,12 @@ impl Gate {
         }
         // Sequentially consistent with the count of sleepers: either we see the sleeper or it sees the gate open.
         self.state.store(OPEN, Ordering::SeqCst);
-        self.wake_two();
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            atomic_wait::wake_all(&raw const self.state);
+        }
         let wakers = std::mem::take(&mut *self.wakers.lock());
         for waker in wakers {
             waker.wake();
-        }
-    }
-
-    fn wake_two(&self) {
-        for _ in 0..2 {
-            if self.sleepers.load(Ordering::SeqCst) > 0 {
-                atomic_wait::wake_one(&raw const self.state);
-            }
         }
     }
 
@@ -62,15 +56,12 @@ impl Gate {
             return outcome;
         }
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        let outcome = loop {
+        loop {
             if let Some(outcome) = self.outcome() {
-                break outcome;
+                return outcome;
             }
             atomic_wait::wait(&self.state, CLOSED);
-        };
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        self.wake_two();
-        outcome
+        }
     }
 
     /// As [`Gate::wait`], for a task.

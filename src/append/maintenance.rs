@@ -16,7 +16,7 @@ use crate::segments::prepare;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::{Dir, write_small_atomically};
-use crate::types::Position;
+use crate::types::{Durability, Position};
 
 /// How long the log has to be idle before a mark is written. Long enough not to follow every single append of a slow writer
 /// at once, short enough for an operator's `kill` to find the mark there.
@@ -101,6 +101,10 @@ pub(crate) fn run(appender: &Appender, work: Work) {
 
 fn prepare_spare(appender: &Appender) {
     if appender.prepared.lock().is_some() {
+        return;
+    }
+    if appender.options.durability == Durability::Os {
+        // Zeros are written so that a sync need not commit metadata; without syncs an allocated file does as well.
         return;
     }
     let len = appender.options.segment_bytes;

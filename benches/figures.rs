@@ -1,0 +1,383 @@
+//! The figures the project promises, each beside the raw probe of the same work, taken in turns in one run.
+//!
+//! `cargo bench --bench figures`; `-- --quick` for a run of seconds; a word selects figures whose name has it. Directory:
+//! `ANNALS_BENCH_DIR`, or `target/bench-data`. 256 B payloads, streams with names of 20 B.
+
+#[path = "support/bench.rs"]
+mod bench;
+#[path = "support/raw.rs"]
+mod raw;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Options, Read};
+use bench::{BenchDir, PAYLOAD, SEGMENT_BYTES, batch, is_quick, median, open, quantile_us, stream_name};
+use raw::{GroupCommit, Lead, RawWriter, Strategy, Wake};
+
+struct Effort {
+    rounds: usize,
+    time: Duration,
+}
+
+fn main() {
+    let effort = if is_quick() {
+        Effort {
+            rounds: 1,
+            time: Duration::from_millis(200),
+        }
+    } else {
+        Effort {
+            rounds: 5,
+            time: Duration::from_millis(1500),
+        }
+    };
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let figures: [(&str, fn(&Effort)); 9] = [
+        ("one-thread", one_thread),
+        ("threads-8", |effort| threads(effort, 8)),
+        ("threads-64", |effort| threads(effort, 64)),
+        ("threads-256", |effort| threads(effort, 256)),
+        ("tickets", tickets),
+        ("batches", batches),
+        ("os", os),
+        ("replay", replay),
+        ("recovery", recovery),
+    ];
+    for (name, figure) in figures {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            figure(&effort);
+        }
+    }
+}
+
+fn report(name: &str, unit: &str, annals: &mut [f64], raw: &mut [f64], raw_name: &str) {
+    let mut ratios: Vec<f64> = annals.iter().zip(raw.iter()).map(|(a, r)| a / r).collect();
+    println!(
+        "{name:<44} annals {:>10.1} {unit}   {raw_name} {:>10.1} {unit}   ratio {:.2}",
+        median(annals),
+        median(raw),
+        median(&mut ratios)
+    );
+}
+
+/// p50 of one durable append by one thread, against the better of the two bare writes.
+fn one_thread(effort: &Effort) {
+    let dir = BenchDir::new("one-thread");
+    let log = open(&dir.path("log"), Durability::Sync);
+    let mut writers = [Strategy::Buffered, Strategy::DirectImage].map(|strategy| {
+        RawWriter::create(&dir.path(&format!("{strategy:?}")), SEGMENT_BYTES, strategy).expect("raw writer")
+    });
+    let count = if is_quick() { 200 } else { 3000 };
+    let (mut annals, mut bare) = (Vec::new(), Vec::new());
+    let (mut annals_tail, mut bare_tail) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        let mut latencies: Vec<Duration> = Vec::new();
+        let mut raw_latencies = [Vec::new(), Vec::new()];
+        let stream = stream_name(1);
+        for _ in 0..count {
+            let start = Instant::now();
+            log.append(&stream, ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
+                .expect("appends");
+            latencies.push(start.elapsed());
+            for (writer, latencies) in writers.iter_mut().zip(&mut raw_latencies) {
+                let start = Instant::now();
+                writer.append(&PAYLOAD).expect("writes");
+                latencies.push(start.elapsed());
+            }
+        }
+        annals.push(quantile_us(&mut latencies, 0.5));
+        annals_tail.push(quantile_us(&mut latencies, 0.999));
+        raw_latencies.sort_by_key(|latencies| {
+            let mut latencies: Vec<Duration> = latencies.clone();
+            latencies.sort_unstable();
+            latencies[latencies.len() / 2]
+        });
+        let better = &mut raw_latencies[0];
+        bare.push(quantile_us(better, 0.5));
+        bare_tail.push(quantile_us(better, 0.999));
+    }
+    report("durable, 1 thread, p50", "us", &mut annals, &mut bare, "bare");
+    report(
+        "durable, 1 thread, p99.9",
+        "us",
+        &mut annals_tail,
+        &mut bare_tail,
+        "bare",
+    );
+}
+
+fn append_by_threads(log: &Log, threads: usize, time: Duration) -> f64 {
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..threads {
+            let (stop, count) = (&stop, &count);
+            scope.spawn(move || {
+                let stream = stream_name(n);
+                let mut mine = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    log.append(&stream, ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
+                        .expect("appends");
+                    mine += 1;
+                }
+                count.fetch_add(mine, Ordering::Relaxed);
+            });
+        }
+        std::thread::sleep(time);
+        stop.store(true, Ordering::Relaxed);
+    });
+    count.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Durable appends by many threads, one event a call, against the best ways of the bare group commit.
+fn threads(effort: &Effort, threads: usize) {
+    let dir = BenchDir::new("threads");
+    let log = open(&dir.path("log"), Durability::Sync);
+    let probe = |name: &str, lead, gather| {
+        let writer = RawWriter::create(&dir.path(name), SEGMENT_BYTES, Strategy::Direct).expect("raw writer");
+        GroupCommit::new(writer, lead, Wake::OneCall, gather)
+    };
+    let probes = [
+        probe("committer", Lead::Committer, Duration::ZERO),
+        probe("leader", Lead::LeaderFollowerWakeFirst, Duration::ZERO),
+        probe("gather", Lead::LeaderFollowerWakeFirst, Duration::from_micros(60)),
+    ];
+    let (mut annals, mut bare, mut committer) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        annals.push(append_by_threads(&log, threads, effort.time) / 1e3);
+        let rates = probes.each_ref().map(|probe| {
+            let rate = raw::group_commit(probe, threads, &PAYLOAD, effort.time, false).expect("raw group commit");
+            rate.events_per_s / 1e3
+        });
+        committer.push(rates[0]);
+        bare.push(rates.into_iter().fold(0.0, f64::max));
+    }
+    let name = format!("durable, {threads} threads");
+    report(&name, "k/s", &mut annals.clone(), &mut committer, "bare committer");
+    report(&name, "k/s", &mut annals, &mut bare, "best bare");
+}
+
+/// Durable appends by one thread with tickets in flight, against bare batches of 1000.
+fn tickets(effort: &Effort) {
+    let dir = BenchDir::new("tickets");
+    let log = open(&dir.path("log"), Durability::Sync);
+    let mut writer = RawWriter::create(&dir.path("raw"), SEGMENT_BYTES, Strategy::Direct).expect("raw writer");
+    let bytes = PAYLOAD.repeat(1000);
+    let names: Vec<String> = (0..100).map(stream_name).collect();
+    let (mut annals, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        let start = Instant::now();
+        let mut count = 0usize;
+        let mut in_flight = VecDeque::new();
+        let mut batch = Batch::new();
+        while start.elapsed() < effort.time {
+            for _ in 0..64 {
+                batch.clear();
+                batch
+                    .add(
+                        &names[count % names.len()],
+                        ExpectedVersion::Any,
+                        &[NewEvent::new("", &PAYLOAD)],
+                    )
+                    .expect("a valid batch");
+                in_flight.push_back(log.append_async(&batch).expect("appends"));
+                count += 1;
+            }
+            while in_flight.len() > 20_000 {
+                in_flight.pop_front().expect("not empty").wait().expect("durable");
+            }
+        }
+        for ticket in in_flight {
+            ticket.wait().expect("durable");
+        }
+        annals.push(count as f64 / start.elapsed().as_secs_f64() / 1e6);
+        bare.push(bench::rate(effort.time, || writer.append(&bytes).expect("writes")) * 1000.0 / 1e6);
+    }
+    report(
+        "durable, 1 thread, tickets",
+        "M/s",
+        &mut annals,
+        &mut bare,
+        "bare batches of 1000",
+    );
+}
+
+/// Durable batches by one thread.
+fn batches(effort: &Effort) {
+    for count in [100, 1000] {
+        let dir = BenchDir::new("batches");
+        let log = open(&dir.path("log"), Durability::Sync);
+        let mut writer = RawWriter::create(&dir.path("raw"), SEGMENT_BYTES, Strategy::Direct).expect("raw writer");
+        let bytes = PAYLOAD.repeat(count);
+        let events = vec![NewEvent::new("", &PAYLOAD); count];
+        let stream = stream_name(1);
+        let (mut annals, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..effort.rounds {
+            let rate = bench::rate(effort.time, || {
+                log.append(&stream, ExpectedVersion::Any, &events).expect("appends");
+            });
+            annals.push(rate * count as f64 / 1e6);
+            bare.push(bench::rate(effort.time, || writer.append(&bytes).expect("writes")) * count as f64 / 1e6);
+        }
+        report(
+            &format!("durable, 1 thread, batches of {count}"),
+            "M/s",
+            &mut annals,
+            &mut bare,
+            "bare",
+        );
+    }
+}
+
+/// Appends that are with the operating system only, by one thread.
+fn os(effort: &Effort) {
+    for count in [1, 100] {
+        let dir = BenchDir::new("os");
+        let log = open(&dir.path("log"), Durability::Os);
+        let events = vec![NewEvent::new("", &PAYLOAD); count];
+        let stream = stream_name(1);
+        let (mut annals, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..effort.rounds {
+            let rate = bench::rate(effort.time / 3, || {
+                log.append(&stream, ExpectedVersion::Any, &events).expect("appends");
+            });
+            annals.push(rate * count as f64 / 1e6);
+            let total = if is_quick() { 16 << 20 } else { 256 << 20 };
+            let raw = raw::append_unsynced(&dir.path("raw"), &PAYLOAD, count, total).expect("writes");
+            bare.push(raw / 1e6);
+        }
+        report(
+            &format!("os, 1 thread, batches of {count}"),
+            "M/s",
+            &mut annals,
+            &mut bare,
+            "bare pwrite",
+        );
+    }
+}
+
+/// Replay of everything, warm.
+fn replay(effort: &Effort) {
+    let dir = BenchDir::new("replay");
+    let events = if is_quick() { 200_000 } else { 2_000_000 };
+    let path = dir.path("log");
+    bench::fill(&path, events, 10_000);
+    let log = open(&path, Durability::Sync);
+    let raw = raw::RecordFile::create(&dir.path("raw"), events * 320, PAYLOAD.len() + 20).expect("raw records");
+    let (mut by_ref, mut by_event, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    // The first walk maps and touches everything.
+    for warm in [true, false]
+        .into_iter()
+        .chain(std::iter::repeat_n(false, effort.rounds))
+    {
+        let start = Instant::now();
+        let mut all = log.read_all(Read::forward()).expect("reads");
+        let (mut count, mut sum) = (0, 0u64);
+        while let Some(event) = all.next_ref() {
+            sum += u64::from(event.expect("whole").data[255]);
+            count += 1;
+        }
+        std::hint::black_box(sum);
+        assert_eq!(count, events);
+        let ref_rate = count as f64 / start.elapsed().as_secs_f64() / 1e6;
+        let start = Instant::now();
+        let count = log
+            .read_all(Read::forward())
+            .expect("reads")
+            .map(|event| event.expect("whole"))
+            .count();
+        let event_rate = count as f64 / start.elapsed().as_secs_f64() / 1e6;
+        let start = Instant::now();
+        let walked = raw.walk(true);
+        let raw_rate = walked as f64 / start.elapsed().as_secs_f64() / 1e6;
+        if !warm {
+            by_ref.push(ref_rate);
+            by_event.push(event_rate);
+            bare.push(raw_rate);
+        }
+    }
+    report(
+        "replay, warm, borrowed",
+        "M/s",
+        &mut by_ref,
+        &mut bare.clone(),
+        "bare with CRC",
+    );
+    report(
+        "replay, warm, iterator",
+        "M/s",
+        &mut by_event,
+        &mut bare,
+        "bare with CRC",
+    );
+
+    let streams: Vec<String> = (0..10_000).map(stream_name).collect();
+    let mut loads = Vec::new();
+    for round in 0..effort.rounds {
+        let mut n = round * 31;
+        let rate = bench::rate(effort.time / 3, || {
+            n = (n + 7919) % streams.len();
+            let mut load = log.read_stream(&streams[n], Read::forward()).expect("reads").take(20);
+            load.try_for_each(|event| event.map(drop)).expect("whole");
+        });
+        loads.push(rate / 1e3);
+    }
+    println!(
+        "{:<44} annals {:>10.1} k/s",
+        "loads of the first 20 events of a stream",
+        median(&mut loads)
+    );
+}
+
+/// Open after a kill: the scan of an unclean segment.
+fn recovery(effort: &Effort) {
+    let dir = BenchDir::new("recovery");
+    let mut rates = Vec::new();
+    for round in 0..effort.rounds {
+        let path = dir.path(&format!("log-{round}"));
+        let log = open(&path, Durability::Sync);
+        let names: Vec<String> = (0..1000).map(stream_name).collect();
+        let events = SEGMENT_BYTES / 330 - 1000;
+        let mut ticket = None;
+        for n in 0..events {
+            ticket = Some(log.append_async(&batch(&names[n % names.len()], 1)).expect("appends"));
+        }
+        ticket.expect("some").wait().expect("durable");
+        // What a kill leaves: the files as they are now.
+        let copy = dir.path(&format!("copy-{round}"));
+        copy_dir(&path, &copy);
+        log.close().expect("closes");
+        let start = Instant::now();
+        let log = open(&copy, Durability::Sync);
+        let elapsed = start.elapsed();
+        let report = log.recovery();
+        assert_eq!(report.last_position.get() as usize, events);
+        rates.push(report.scanned_bytes as f64 / report.elapsed.as_secs_f64() / 1e9);
+        if round == 0 {
+            println!(
+                "recovery of {} bytes: open took {elapsed:?}, recovery {:?}",
+                report.scanned_bytes, report.elapsed
+            );
+        }
+    }
+    println!(
+        "{:<44} annals {:>10.2} GB/s",
+        "recovery of an unclean segment",
+        median(&mut rates)
+    );
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
