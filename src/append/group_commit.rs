@@ -561,8 +561,7 @@ impl Appender {
             (placing.active.header, placing.last_timestamp)
         };
         let len = u64::from(header.segment_bytes);
-        let prepared = self.prepared.lock().take().filter(|prepared| prepared.len == len);
-        let prepared = match prepared.map_or_else(|| prepare::allocate(&*self.dir, len), Ok) {
+        let prepared = match prepare::take(&self.prepared, &*self.dir, len) {
             Ok(prepared) => prepared,
             Err(e) => return self.fail(committing, None, WriteFailure::Write(e)),
         };

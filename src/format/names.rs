@@ -14,8 +14,11 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 pub(crate) const QUARANTINE: &str = "quarantine";
 /// A prepared segment that has no place in the log yet.
 pub(crate) const SPARE: &str = "spare.log";
-/// A spare that is still being prepared, or a segment that is still being created: worth nothing.
+/// A spare that is still being prepared: worth nothing.
 pub(crate) const SPARE_UNFINISHED: &str = "spare.tmp";
+/// The next segment, before it has its name: worth nothing. Its own name, because the next spare may be prepared by another
+/// thread while a roll is under way.
+pub(crate) const NEXT_UNFINISHED: &str = "next.tmp";
 
 /// Digits of a position in a name: enough for every u64.
 const DIGITS: usize = 20;

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::format::group::is_zero;
 use crate::format::names;
 use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
@@ -24,7 +26,7 @@ const STEP_BYTES: usize = 256 * 1024;
 /// A prepared segment of `len` bytes: allocated, filled with zeros and synced, under the name of a spare. `go_on` is asked between
 /// steps; when it says no, the work is dropped.
 pub(crate) fn prepare(dir: &dyn Dir, len: u64, mut go_on: impl FnMut() -> bool) -> io::Result<Option<Prepared>> {
-    let prepared = allocate(dir, len)?;
+    let prepared = allocate(dir, names::SPARE_UNFINISHED, len)?;
     let zeros = match crate::storage::map::Image::new(STEP_BYTES) {
         Ok(mut image) => {
             image.freeze(STEP_BYTES);
@@ -53,26 +55,43 @@ pub(crate) fn prepare(dir: &dyn Dir, len: u64, mut go_on: impl FnMut() -> bool) 
     }))
 }
 
-/// A file of `len` bytes that reads as zeros, made in a moment: what is used when the writer was faster than preparation.
-pub(crate) fn allocate(dir: &dyn Dir, len: u64) -> io::Result<Prepared> {
-    match dir.remove(names::SPARE_UNFINISHED) {
+/// A file of `len` bytes that reads as zeros, made in a moment: what is used when the writer was faster than preparation. What had
+/// the name `name` is removed.
+pub(crate) fn allocate(dir: &dyn Dir, name: &'static str, len: u64) -> io::Result<Prepared> {
+    match dir.remove(name) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let file = dir.open(names::SPARE_UNFINISHED, OpenMode::CreateNew)?;
+    let file = dir.open(name, OpenMode::CreateNew)?;
     if let Err(e) = file.allocate(len) {
         drop(file);
         // What could not be had must not take what is left; whether it goes or stays changes nothing else.
-        if let Err(e) = dir.remove(names::SPARE_UNFINISHED) {
+        if let Err(e) = dir.remove(name) {
             tracing::warn!(error = %e, "an unfinished segment could not be removed");
         }
         return Err(e);
     }
-    Ok(Prepared {
-        file,
-        name: names::SPARE_UNFINISHED,
-        len,
-    })
+    Ok(Prepared { file, name, len })
+}
+
+/// Takes the spare in `slot` for the next segment, or makes a file for it, under a name that no other thread uses: whoever
+/// prepares the next spare finds `slot` empty, and must find the names of spares free as well. So the lock is held until the
+/// spare has its new name.
+pub(crate) fn take(slot: &Mutex<Option<Prepared>>, dir: &dyn Dir, len: u64) -> io::Result<Prepared> {
+    let mut slot = slot.lock();
+    match slot.take().filter(|prepared| prepared.len == len) {
+        Some(prepared) => {
+            dir.rename(prepared.name, names::NEXT_UNFINISHED)?;
+            Ok(Prepared {
+                name: names::NEXT_UNFINISHED,
+                ..prepared
+            })
+        }
+        None => {
+            drop(slot);
+            allocate(dir, names::NEXT_UNFINISHED, len)
+        }
+    }
 }
 
 /// The spare that an earlier process left behind, if it is as it should be; otherwise it is removed.

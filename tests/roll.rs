@@ -1,0 +1,31 @@
+//! Rolling from one segment to the next, while spares are prepared beside it and while the power goes.
+
+use annals::{Durability, ExpectedVersion, Log, NewEvent, Options, Read};
+
+/// The leader made the file of the next segment under the name that the maintenance thread used for the spare it was
+/// preparing: each of the two removed, renamed or zeroed the other's file. A roll failed with "no such file", or went on in a
+/// file that had no name any more.
+#[test]
+fn a_writer_that_outruns_preparation_rolls_all_the_same() {
+    const EVENTS: u64 = 1500;
+    for round in 0..2 {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("log");
+        // No syncs: the writer is as fast as it can be.
+        let options = Options::new().segment_bytes(64 * 1024).durability(Durability::Os);
+        let log = Log::open(&path, options).unwrap();
+        let data = [7; 3000];
+        for i in 0..EVENTS {
+            let appended = log.append("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &data)]);
+            assert!(appended.is_ok(), "round {round}, event {i}: {appended:?}");
+        }
+        log.close().unwrap();
+
+        let report = annals::verify(&path, |_| ()).unwrap();
+        assert!(report.is_whole(), "round {round}: {report:?}");
+        let log = Log::open(&path, Options::new()).unwrap();
+        let read = log.read_all(Read::forward()).unwrap();
+        let versions: Vec<u64> = read.map(|event| event.unwrap().version().get()).collect();
+        assert_eq!(versions, (1..=EVENTS).collect::<Vec<_>>(), "round {round}");
+    }
+}
