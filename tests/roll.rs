@@ -29,3 +29,33 @@ fn a_writer_that_outruns_preparation_rolls_all_the_same() {
         assert_eq!(versions, (1..=EVENTS).collect::<Vec<_>>(), "round {round}");
     }
 }
+
+/// With [`Durability::Os`] the successor of a full segment had its name before the full segment had been synced. A power cut
+/// between the two took events that nobody had been promised, and the open called that damage.
+#[cfg(feature = "sim")]
+#[test]
+fn a_power_cut_during_a_roll_is_never_damage() {
+    use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+
+    let options = || Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
+    let run = |disk: &SimDisk| -> annals::Result<()> {
+        let log = Log::open_in(disk.root(), options(), Environment::deterministic(1))?;
+        for i in 0..12 {
+            log.append("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &[7; 1500])])?;
+        }
+        Ok(())
+    };
+    let disk = SimDisk::new(3);
+    run(&disk).unwrap();
+    for op in 0..disk.ops() {
+        let disk = SimDisk::new(3);
+        disk.fail_at(op, Fault::PowerCut);
+        // Cut at its last operation, when the log is dropped, the run ends well.
+        let _ends_well = run(&disk).is_ok();
+        for mode in CrashMode::ALL {
+            let found = disk.crash_with(mode);
+            let log = Log::open_in(found.root(), options(), Environment::deterministic(2));
+            assert!(log.is_ok(), "operation {op}, {mode:?}: {log:?}");
+        }
+    }
+}

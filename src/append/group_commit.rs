@@ -18,8 +18,8 @@
 //!   leads, and everybody who leaves work behind while it lies there leads.
 //! - I2. A gate is opened with success only after the write, and for a group that asked for it the sync, has returned success.
 //! - I3. The watermark moves only over what is durable, unless the log was opened with [`Durability::Os`].
-//! - I4. A segment is sealed only after its successor's file, header and name are durable; a group is written to the successor only
-//!   after the seal is durable.
+//! - I4. A segment is sealed only after its successor's file, header and name are durable, which are made only after all its groups
+//!   are; a group is written to the successor only after the seal is durable.
 //! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group's header is erased on disk before
 //!   anything else is written, everything placed and not written fails with it, and a new generation begins.
 //! - I6. The lock of `placing` is never held across a system call that reaches the disk.
@@ -471,7 +471,7 @@ impl Appender {
             match job {
                 Job::Write(group) => self.write_group(&mut committing, group),
                 Job::Roll => self.finish_roll(&mut committing),
-                Job::Flush => self.flush(&mut committing),
+                Job::Flush => drop(self.flush(&mut committing)),
             }
             placing = self.placing.lock();
         }
@@ -544,18 +544,24 @@ impl Appender {
         }
     }
 
-    fn flush(&self, committing: &mut Committing) {
+    /// Makes everything that was written durable; false if that failed.
+    fn flush(&self, committing: &mut Committing) -> bool {
         if let Err(failure) = committing.writer.sync() {
             self.fail(committing, None, failure);
-            return;
+            return false;
         }
         let (end, last) = (committing.writer.written_end(), committing.last_written);
         self.durable.store(last.get(), Ordering::Release);
         self.publish(last, end);
+        true
     }
 
-    /// Makes the successor's file, header and name durable, then seals the full segment (I4).
+    /// Makes the full segment's groups durable, then the successor's file, header and name, then seals the full segment (I4).
     fn finish_roll(&self, committing: &mut Committing) {
+        // The successor's name says that everything before its first position was durable.
+        if committing.writer.needs_sync() && !self.flush(committing) {
+            return;
+        }
         let (header, timestamp) = {
             let placing = self.placing.lock();
             (placing.active.header, placing.last_timestamp)

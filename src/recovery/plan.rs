@@ -1,7 +1,8 @@
 //! Plan: what was found -> what to do. Pure; the decision table is [`decide`], and a test goes through all of it.
 //!
-//! A segment is sealed only once its successor is durable, and a successor gets its first group only once the seal is. So the end
-//! of the log is in one of the last two segments, and:
+//! A successor is made only once all groups of the full segment are durable; that one is sealed only once the successor is
+//! durable, and the successor gets its first group only once the seal is. So the end of the log is in one of the last two
+//! segments, and:
 //!
 //! | newest segment     | the one before      | decision                                                          |
 //! |--------------------|---------------------|-------------------------------------------------------------------|
