@@ -456,13 +456,19 @@ impl Appender {
                     return;
                 }
             }
-            if placing.active.has_open_group() && self.open_callers.load(Ordering::Relaxed) < committing.last_callers {
+            if self.options.durability == Durability::Sync
+                && placing.active.has_open_group()
+                && self.open_callers.load(Ordering::Relaxed) < committing.last_callers
+            {
                 drop(placing);
                 self.gather(committing.last_callers);
                 placing = self.placing.lock();
             }
             let Some(job) = self.next_job(&mut placing) else {
                 placing.committing = Some(committing);
+                if placing.waiting > 0 {
+                    self.room.notify_all();
+                }
                 return;
             };
             jobs += 1;
@@ -508,7 +514,7 @@ impl Appender {
         }
         if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && placing.active.fits_mark() {
             placing.unmarked = false;
-            return Some(Job::Write(placing.active.add_mark(last, placing.last_timestamp)));
+            return Some(Job::Write(placing.active.add_mark(last)));
         }
         None
     }
@@ -562,10 +568,7 @@ impl Appender {
         if committing.writer.needs_sync() && !self.flush(committing) {
             return;
         }
-        let (header, timestamp) = {
-            let placing = self.placing.lock();
-            (placing.active.header, placing.last_timestamp)
-        };
+        let header = self.placing.lock().active.header;
         let len = u64::from(header.segment_bytes);
         let prepared = match prepare::take(&self.prepared, &*self.dir, len) {
             Ok(prepared) => prepared,
@@ -591,7 +594,7 @@ impl Appender {
             let Some(rolled) = &mut placing.rolled else {
                 unreachable!("only the leader ends a roll")
             };
-            let seal = rolled.segment.add_seal(last, durable, timestamp);
+            let seal = rolled.segment.add_seal(last, durable);
             (
                 seal,
                 Arc::clone(placing.active.image()),
@@ -663,6 +666,8 @@ impl Appender {
         gates.extend(placing.abandon());
         committing.written_bytes = 0;
         placing.in_flight = 0;
+        // It may be the mark that failed.
+        placing.unmarked = true;
         if let Err(e) = self.rewind(&mut placing, committing) {
             drop(placing);
             self.poison(None, &Error::io(path, "taking a failed group back", e));

@@ -53,7 +53,7 @@ impl Forward {
             if let Some(landmark) = segment.landmark(|landmark| landmark.first_position <= self.next)? {
                 walk = Walk::from_group(&segment, landmark.offset as usize)?;
             }
-            walk.skip_to(&segment, self.next);
+            walk.skip_to(self.next);
         }
         while walk.advance(&segment)? == Ahead::Record && walk.next_position().is_some_and(|next| next < self.next) {
             walk.take(&segment)?;

@@ -18,6 +18,9 @@ pub(crate) struct Walk {
     /// Where the next record, or the next group, starts.
     offset: usize,
     group_end: usize,
+    /// How far `opened` is known to hold what readers may see. Beyond it, what was placed may have been taken back since, and
+    /// another image may have taken the place of the one at hand.
+    known_end: usize,
     /// The position of the next event; `None` before the first.
     next_position: Option<Position>,
 }
@@ -41,6 +44,8 @@ impl Walk {
 
     /// From the group on that starts at, or after alignment behind, `offset`.
     pub(crate) fn from_group(segment: &Segment, offset: usize) -> Result<Self> {
+        // In this order: the bytes are at least as new as the end.
+        let known_end = segment.visible_end();
         let opened = segment.open()?;
         let generation = Generation::default();
         Ok(Self {
@@ -49,6 +54,7 @@ impl Walk {
             generation,
             offset,
             group_end: offset,
+            known_end,
             next_position: None,
             opened,
         })
@@ -68,11 +74,10 @@ impl Walk {
         self.generation
     }
 
-    /// Skips groups that end before `position`; as far as the headers of `segment` are whole.
-    pub(crate) fn skip_to(&mut self, segment: &Segment, position: Position) {
-        let end = segment.visible_end();
+    /// Skips groups that end before `position`; as far as their headers are whole.
+    pub(crate) fn skip_to(&mut self, position: Position) {
         let bytes = self.opened.content.bytes();
-        let bytes = &bytes[..end.min(bytes.len())];
+        let bytes = &bytes[..self.known_end.min(bytes.len())];
         while self.offset >= self.group_end {
             let start = group_offset(self.group_end, self.opened.header.group_align as usize);
             let header = |at: usize| {
@@ -113,11 +118,14 @@ impl Walk {
                     Err(error) => Err(segment.bad_record(self.offset, self.next_position, error)),
                 };
             }
-            let visible_end = segment.visible_end();
-            if self.group_end >= visible_end {
-                return Ok(Ahead::End);
+            if self.group_end >= self.known_end {
+                let visible_end = segment.visible_end();
+                if self.group_end >= visible_end {
+                    return Ok(Ahead::End);
+                }
+                self.known_end = visible_end;
+                self.opened = segment.open()?;
             }
-            // The image may have grown since `bytes` was taken.
             let bytes = self.opened.content.bytes();
             let start = group_offset(self.group_end, self.opened.header.group_align as usize);
             let group = bytes
