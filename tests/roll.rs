@@ -59,3 +59,31 @@ fn a_power_cut_during_a_roll_is_never_damage() {
         }
     }
 }
+
+/// A seal took the time of the log's last event, which may be one of the next segment: the index then differed from one made anew,
+/// and `verify` called it damage.
+#[test]
+fn an_index_made_while_appending_equals_one_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    // Large groups, so that the seal is far enough from the landmark before it to become one itself.
+    let options = Options::new()
+        .segment_bytes(512 * 1024)
+        .in_flight_bytes_max(400_000)
+        .batch_bytes_max(100_000);
+    let log = Log::open(&path, options).unwrap();
+    let mut batch = annals::Batch::new();
+    batch
+        .add("s", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 900])])
+        .unwrap();
+    let tickets: Vec<_> = (0..20_000).map(|_| log.append_async(&batch).unwrap()).collect();
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    log.close().unwrap();
+    // Index files that were not written in time are made by the next open.
+    Log::open(&path, Options::new()).unwrap().close().unwrap();
+    let report = annals::verify(&path, |_| ()).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    assert!(report.indexes > 10, "{report:?}");
+}

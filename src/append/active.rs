@@ -220,22 +220,25 @@ impl ActiveSegment {
     }
 
     /// Adds a group without records, which says that everything up to `last` is durable. No group is open.
-    pub(crate) fn add_mark(&mut self, last: Position, timestamp: Timestamp) -> ClosedGroup {
-        self.add_control(&[], last, last, timestamp)
+    pub(crate) fn add_mark(&mut self, last: Position) -> ClosedGroup {
+        self.add_control(&[], last, last)
     }
 
     /// Adds the seal. No group is open.
-    pub(crate) fn add_seal(&mut self, last: Position, durable: Position, timestamp: Timestamp) -> ClosedGroup {
-        let event_count = self.index.read().totals().events;
+    pub(crate) fn add_seal(&mut self, last: Position, durable: Position) -> ClosedGroup {
+        let totals = self.index.read().totals();
         let seal = Seal {
-            event_count,
+            event_count: totals.events,
             last_position: last,
-            last_timestamp: timestamp,
+            last_timestamp: totals.last_timestamp.unwrap_or_default(),
         };
-        self.add_control(&seal.encode(self.record_seed), last, durable, timestamp)
+        self.add_control(&seal.encode(self.record_seed), last, durable)
     }
 
-    fn add_control(&mut self, body: &[u8], last: Position, durable: Position, timestamp: Timestamp) -> ClosedGroup {
+    fn add_control(&mut self, body: &[u8], last: Position, durable: Position) -> ClosedGroup {
+        // As a scan sees it: a group without events has the time of the last event before it in its segment. The log's last time
+        // may be that of an event in the next segment already.
+        let timestamp = self.last_timestamp().unwrap_or(Timestamp::from_micros(i64::MIN));
         assert!(self.open.is_none(), "a control group is added between groups of events");
         const { assert!(SEAL_BYTES.is_multiple_of(8)) };
         let offset = group_offset(self.end, self.header.group_align as usize);
@@ -268,6 +271,11 @@ impl ActiveSegment {
         let align = self.header.group_align as usize;
         let mark = group_offset(self.end, align) + GROUP_HEADER_BYTES;
         group_offset(mark, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
+    }
+
+    /// The time of the last event in this segment.
+    fn last_timestamp(&self) -> Option<Timestamp> {
+        self.index.read().totals().last_timestamp
     }
 
     fn freeze(&mut self, end: usize) {
