@@ -165,6 +165,8 @@ impl ActiveSegment {
         let mut index = self.index.write();
         let first_position = open.last_position.next();
         let mut at_version = version;
+        let (entry, totals) = index.entry(stream, version.next(), previous);
+        totals.add(part.count.into(), part.payload_bytes(), timestamp);
         for (i, encoded) in (1..=part.count).zip(batch.records(part)) {
             at_version = at_version.next();
             open.last_position = open.last_position.next();
@@ -177,15 +179,7 @@ impl ActiveSegment {
                 last_of_batch: ends_batch && i == part.count,
             };
             record::number(record, &numbers, self.record_seed);
-            let payload_bytes = if i == 1 { part.payload_bytes() } else { 0 };
-            index.add_event(
-                stream,
-                at_version,
-                offset_u32(open.end),
-                previous,
-                timestamp,
-                payload_bytes,
-            );
+            entry.push(offset_u32(open.end));
             open.end += encoded.len();
             open.records += 1;
         }

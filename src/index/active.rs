@@ -33,6 +33,11 @@ impl StreamOffsets {
         }
     }
 
+    /// Adds the next event, at `offset`.
+    pub(crate) fn push(&mut self, offset: u32) {
+        self.offsets.push(offset);
+    }
+
     pub(crate) fn offsets(&self) -> &[u32] {
         &self.offsets
     }
@@ -60,38 +65,30 @@ impl ActiveIndex {
         }
     }
 
-    /// Adds the event of `stream` at `offset`. `previous` says where the stream goes on backwards, if that is known; it counts
-    /// for the stream's first event here only.
-    pub(crate) fn add_event(
+    /// The entry of `stream`, whose next event is `version`, to add events to with [`StreamOffsets::push`]. `previous` says where the
+    /// stream goes on backwards, if that is known; it counts for the stream's first event here only.
+    pub(crate) fn entry(
         &mut self,
         stream: &str,
         version: Version,
-        offset: u32,
         previous: Option<Position>,
-        timestamp: Timestamp,
-        payload_bytes: usize,
-    ) {
-        match self.streams.get_mut(stream) {
-            Some(entry) => entry.offsets.push(offset),
-            None => {
-                let previous = if version.get() == 1 {
-                    Some(Position::START)
-                } else {
-                    previous
-                };
-                let entry = StreamOffsets {
-                    first_version: version,
-                    previous,
-                    offsets: vec![offset],
-                };
-                self.streams.insert(stream.into(), entry);
-                self.totals.new_streams += u64::from(version.get() == 1);
-            }
+    ) -> (&mut StreamOffsets, &mut Totals) {
+        if !self.streams.contains_key(stream) {
+            let previous = if version.get() == 1 {
+                Some(Position::START)
+            } else {
+                previous
+            };
+            let entry = StreamOffsets {
+                first_version: version,
+                previous,
+                offsets: Vec::new(),
+            };
+            self.streams.insert(stream.into(), entry);
+            self.totals.new_streams += u64::from(version.get() == 1);
         }
-        self.totals.events += 1;
-        self.totals.payload_bytes += payload_bytes as u64;
-        self.totals.first_timestamp.get_or_insert(timestamp);
-        self.totals.last_timestamp = Some(timestamp);
+        let entry = self.streams.get_mut(stream).expect("it is there, or was just inserted");
+        (entry, &mut self.totals)
     }
 
     pub(crate) fn stream(&self, stream: &str) -> Option<&StreamOffsets> {

@@ -57,6 +57,16 @@ pub(crate) struct Totals {
     pub(crate) last_timestamp: Option<Timestamp>,
 }
 
+impl Totals {
+    /// Counts `events` more, all of the time `timestamp`.
+    pub(crate) fn add(&mut self, events: u64, payload_bytes: usize, timestamp: Timestamp) {
+        self.events += events;
+        self.payload_bytes += payload_bytes as u64;
+        self.first_timestamp.get_or_insert(timestamp);
+        self.last_timestamp = Some(timestamp);
+    }
+}
+
 /// The generation of the group that holds `offset`.
 pub(crate) fn generation_at(starts: &[GenerationStart], offset: u32) -> Option<Generation> {
     let after = starts.partition_point(|start| start.offset <= offset);

@@ -44,14 +44,9 @@ impl IndexBuilder {
         for event in self.events.drain(..) {
             let (name, rest) = names.split_at(event.name_len);
             names = rest;
-            self.index.add_event(
-                name,
-                event.version,
-                event.offset,
-                None,
-                event.timestamp,
-                event.payload_bytes,
-            );
+            let (entry, totals) = self.index.entry(name, event.version, None);
+            entry.push(event.offset);
+            totals.add(1, event.payload_bytes, event.timestamp);
             self.group_timestamp = Some(event.timestamp);
         }
         self.names.clear();
