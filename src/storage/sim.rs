@@ -48,7 +48,7 @@ mod tests;
 #[non_exhaustive]
 pub enum Fault {
     /// The power goes: this operation and all that follow fail. A write may have reached the cache in
-    /// part, a sync may have brought any part to the disk, anything else may have happened or not.
+    /// part, up to the end of some sector, a sync may have brought any part to the disk, anything else may have happened or not.
     PowerCut,
     /// The operation fails with this kind and has done nothing; but a [`File::sync_data`] leaves the cache
     /// clean all the same (I4). Only this operation: the next one works.

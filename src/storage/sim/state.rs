@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::PAGE_BYTES;
+use super::super::{PAGE_BYTES, SECTOR_BYTES};
 use super::body::Body;
 use super::names::{Folder, Node};
 use super::rng::Rng;
@@ -394,7 +394,7 @@ impl State {
         let len = match fault {
             Some(Fault::Error(kind)) => return Err(kind.into()),
             Some(Fault::PowerCut) => {
-                let part = self.rng.below(fitting + 1);
+                let part = whole_sectors(offset, self.rng.below(fitting + 1), fitting);
                 self.change(id, |body| body.write(op, &buf[..part], offset));
                 self.power = false;
                 return Err(no_power());
@@ -663,6 +663,16 @@ impl Inode {
             body,
         }
     }
+}
+
+/// How much of a write of `len` bytes at `offset` has happened when it stops after about `part` of them: what is handed on is
+/// whole sectors, never a part of one.
+fn whole_sectors(offset: u64, part: usize, len: usize) -> usize {
+    if part == len {
+        return len;
+    }
+    let beyond = (offset + part as u64) % SECTOR_BYTES as u64;
+    part.saturating_sub(usize::try_from(beyond).unwrap_or(part))
 }
 
 fn no_power() -> io::Error {
