@@ -129,6 +129,11 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     let mut newest = survey(&segments_dir, newest_first, &meta.log_id)?;
     let mut scanned_bytes = newest.len();
     let is = newest.kind(&segments_dir)?;
+    if firsts.is_empty() && matches!(is, Newest::NoGroups { .. }) {
+        // Whoever made the log may have died, or failed, before the name of `annals.meta` was durable. Once there are
+        // groups, whoever wrote them has been here.
+        root.sync().at(root.path(), "syncing the directory")?;
+    }
     let mut before = None;
     if needs_before(is) {
         if let Some(&first) = firsts.last() {
@@ -146,7 +151,11 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
     match decide(is, before_is) {
-        Decision::Newest => {}
+        Decision::Newest => {
+            if let Some(before) = &mut before {
+                adopt_seal(&segments_dir, before)?;
+            }
+        }
         Decision::Damaged {
             what,
             first_lost,
@@ -465,6 +474,19 @@ impl Surveyed {
             }
         }
     }
+}
+
+/// Makes durable what no group in its successor proves: the end of a sealed segment, if the successor has no groups yet. The sync of
+/// the seal may have failed, and then the page cache has what the disk has not.
+fn adopt_seal(dir: &Arc<dyn Dir>, before: &mut Surveyed) -> Result<()> {
+    let path = dir.path().join(names::segment(before.first));
+    let Some(contents) = &mut before.contents else {
+        return Ok(());
+    };
+    let (from, to) = (contents.scan.proven_end, contents.scan.end);
+    write_all_at(&*before.file, contents.image.unfrozen_mut(from, to - from), from as u64)
+        .and_then(|()| before.file.sync_data())
+        .at(&path, "writing the end of a sealed segment again")
 }
 
 /// Removes the file of a segment in which nothing can be; whatever is in it all the same is kept aside.

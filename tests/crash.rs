@@ -1,0 +1,707 @@
+//! Power cuts, killed processes and failing calls at every operation of several workloads on the simulated disk; after each,
+//! the same named invariants.
+//!
+//! `ANNALS_TEST_EFFORT=n` tries n times as many workloads and states.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use annals::sim::{CrashMode, Fault, SimDisk};
+use annals::{Durability, Error, Log, Options, Read, Verdict, Version};
+use common::{
+    Checked, Fate, Found, Oracle, Part, Rng, batch_of, copy, effort, ensure, open, places, snapshot_bytes, whole_log,
+};
+
+const STREAMS: [&str; 4] = ["alpha", "beta/2", "gamma", "δ"];
+
+/// A kind of workload.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    name: &'static str,
+    direct_io: bool,
+    pad_groups_to: u32,
+    durability: Durability,
+    /// Whether some batches ask for the other durability.
+    mixed: bool,
+    /// Whether batches are of several streams and events, some of them nearly as large as can be.
+    large: bool,
+    snapshots: bool,
+    harsh_renames: bool,
+    steps: u64,
+}
+
+const PLAIN: Shape = Shape {
+    name: "single appends",
+    direct_io: true,
+    pad_groups_to: 0,
+    durability: Durability::Sync,
+    mixed: false,
+    large: false,
+    snapshots: false,
+    harsh_renames: false,
+    steps: 30,
+};
+
+const SHAPES: [Shape; 8] = [
+    PLAIN,
+    Shape {
+        name: "single appends, buffered",
+        direct_io: false,
+        harsh_renames: true,
+        ..PLAIN
+    },
+    Shape {
+        name: "batches over streams",
+        large: true,
+        snapshots: true,
+        ..PLAIN
+    },
+    Shape {
+        name: "batches, buffered, mixed durability",
+        large: true,
+        mixed: true,
+        direct_io: false,
+        harsh_renames: true,
+        ..PLAIN
+    },
+    Shape {
+        name: "padded groups, mixed durability",
+        pad_groups_to: 4096,
+        mixed: true,
+        steps: 20,
+        ..PLAIN
+    },
+    Shape {
+        name: "padded groups, buffered",
+        pad_groups_to: 4096,
+        direct_io: false,
+        snapshots: true,
+        steps: 20,
+        ..PLAIN
+    },
+    Shape {
+        name: "a log with Os durability",
+        durability: Durability::Os,
+        large: true,
+        snapshots: true,
+        ..PLAIN
+    },
+    Shape {
+        name: "a log with Os durability, mixed, padded",
+        durability: Durability::Os,
+        mixed: true,
+        pad_groups_to: 4096,
+        steps: 20,
+        ..PLAIN
+    },
+];
+
+impl Shape {
+    fn options(&self) -> Options {
+        Options::new()
+            .segment_bytes(if self.pad_groups_to == 0 { 16 << 10 } else { 32 << 10 })
+            .direct_io(self.direct_io)
+            .pad_groups_to(self.pad_groups_to)
+            .durability(self.durability)
+    }
+
+    fn disk(&self, seed: u64) -> SimDisk {
+        let disk = SimDisk::new(seed);
+        disk.harsh_renames(self.harsh_renames);
+        disk
+    }
+
+    /// The steps of the workload; the same for the same seed.
+    fn script(&self, seed: u64) -> Vec<Step> {
+        let mut rng = Rng(seed);
+        let mut steps: Vec<Step> = (0..self.steps)
+            .map(|_| match rng.below(16) {
+                0 => Step::Reopen,
+                1 if self.snapshots => Step::Snapshot(STREAMS[usize::try_from(rng.below(4)).unwrap()]),
+                2 => Step::Refused,
+                3 | 4 => Step::Pipelined((0..3).map(|_| self.batch(&mut rng)).collect()),
+                _ => Step::Append(self.batch(&mut rng)),
+            })
+            .collect();
+        steps.push(Step::Reopen);
+        steps.push(Step::Append(self.batch(&mut rng)));
+        steps
+    }
+
+    fn batch(&self, rng: &mut Rng) -> Plan {
+        let parts = if self.large { 1 + rng.below(3) } else { 1 };
+        let first = rng.below(4);
+        // What is left of the largest batch that fits.
+        let mut room = 4500;
+        let parts = (0..parts)
+            .map(|part| {
+                let stream = STREAMS[usize::try_from((first + part) % 4).unwrap()];
+                let events = if self.large { 1 + rng.below(4) } else { 1 };
+                let len = |rng: &mut Rng| match rng.below(if self.large { 8 } else { 6 }) {
+                    0 => 1500,
+                    1 => 700,
+                    n => 16 + 40 * usize::try_from(n).unwrap(),
+                };
+                let mut lens: Vec<usize> = (0..events).map(|_| len(rng)).collect();
+                lens.retain(|&len| {
+                    let fits = len + 150 <= room;
+                    room -= if fits { len + 150 } else { 0 };
+                    fits
+                });
+                (stream, if lens.is_empty() { vec![16] } else { lens })
+            })
+            .collect();
+        let other = match self.durability {
+            Durability::Sync => Durability::Os,
+            Durability::Os => Durability::Sync,
+        };
+        let durability = if self.mixed && rng.below(2) == 0 {
+            other
+        } else {
+            self.durability
+        };
+        Plan { parts, durability }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    parts: Vec<Part>,
+    durability: Durability,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Plan),
+    Pipelined(Vec<Plan>),
+    /// Appends that are refused whatever the disk does.
+    Refused,
+    Snapshot(&'static str),
+    Reopen,
+}
+
+/// A workload under way.
+struct World {
+    shape: Shape,
+    disk: SimDisk,
+    seed: u64,
+    log: Option<Log>,
+    oracle: Oracle,
+    opens: u64,
+    /// How many appends ended with an error of the disk after which the handle went on.
+    io_errors: u64,
+    poisoned: u64,
+}
+
+/// The power is gone.
+struct NoPower;
+
+/// How a step ended: a check that failed, or no power.
+enum Stop {
+    Failed(String),
+    NoPower,
+}
+
+impl From<String> for Stop {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+impl From<NoPower> for Stop {
+    fn from(NoPower: NoPower) -> Self {
+        Self::NoPower
+    }
+}
+
+impl World {
+    fn new(shape: Shape, seed: u64) -> Self {
+        Self {
+            shape,
+            disk: shape.disk(seed),
+            seed,
+            log: None,
+            oracle: Oracle::default(),
+            opens: 0,
+            io_errors: 0,
+            poisoned: 0,
+        }
+    }
+
+    /// Runs the workload as far as there is power, and closes the log.
+    fn run(&mut self) -> Checked<()> {
+        let script = self.shape.script(self.seed);
+        match self.steps(&script) {
+            Ok(()) | Err(Stop::NoPower) => Ok(()),
+            Err(Stop::Failed(message)) => Err(message),
+        }
+    }
+
+    fn steps(&mut self, script: &[Step]) -> Result<(), Stop> {
+        self.open()?;
+        for step in script {
+            match step {
+                Step::Append(plan) => self.append(plan)?,
+                Step::Pipelined(plans) => self.pipeline(plans)?,
+                Step::Refused => self.refused()?,
+                Step::Snapshot(stream) => self.snapshot(stream)?,
+                Step::Reopen => {
+                    self.close()?;
+                    self.open()?;
+                }
+            }
+        }
+        self.close()
+    }
+
+    /// Opens the log; a call that fails is no reason not to try again.
+    fn open(&mut self) -> Result<(), Stop> {
+        for attempt in 0..3 {
+            self.opens += 1;
+            match open(&self.disk, &self.shape.options(), self.seed * 1000 + self.opens) {
+                Ok(log) => {
+                    let found = whole_log(&log)?;
+                    self.oracle.agrees(&found, true)?;
+                    self.oracle.settle(&found);
+                    self.oracle.snapshots_agree(&log, &found)?;
+                    self.log = Some(log);
+                    return Ok(());
+                }
+                Err(_) if !self.disk.has_power() => return Err(Stop::NoPower),
+                Err(Error::Io { .. }) if attempt < 2 => {}
+                Err(error) => return Err(Stop::Failed(format!("open is never refused: {error:?}"))),
+            }
+        }
+        unreachable!("left in the last attempt")
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().expect("open")
+    }
+
+    fn close(&mut self) -> Result<(), Stop> {
+        let Some(log) = self.log.take() else { return Ok(()) };
+        match log.close() {
+            Ok(()) => {
+                // Whatever the durability, a close that succeeds makes everything durable.
+                for sent in self.oracle.sent.values_mut().filter(|sent| sent.fate == Fate::Os) {
+                    sent.fate = Fate::Durable;
+                }
+                Ok(())
+            }
+            Err(_) if !self.disk.has_power() => Err(Stop::NoPower),
+            Err(Error::Poisoned { .. }) => {
+                self.poisoned += 1;
+                Ok(())
+            }
+            Err(error) => Err(Stop::Failed(format!("close poisons or succeeds: {error:?}"))),
+        }
+    }
+
+    fn append(&mut self, plan: &Plan) -> Result<(), Stop> {
+        let n = self.oracle.next_number();
+        let (batch, specs) = batch_of(n, &plan.parts, Some(plan.durability));
+        let answer = self.log().append_batch(&batch);
+        self.answered(n, specs, plan, answer)
+    }
+
+    fn pipeline(&mut self, plans: &[Plan]) -> Result<(), Stop> {
+        let mut tickets = Vec::new();
+        let n = self.oracle.next_number();
+        for (n, plan) in (n..).zip(plans) {
+            let (batch, specs) = batch_of(n, &plan.parts, Some(plan.durability));
+            tickets.push((n, specs, plan, self.log().append_async(&batch)));
+        }
+        let mut result = Ok(());
+        for (n, specs, plan, ticket) in tickets {
+            if result.is_ok() {
+                result = self.answered(n, specs, plan, ticket.and_then(annals::Ticket::wait));
+            } else {
+                // The first to fail decides how to go on; the rest is recorded.
+                let fate = match ticket.and_then(annals::Ticket::wait) {
+                    Ok(appended) => {
+                        return Err(Stop::Failed(format!(
+                            "nothing is acknowledged after a failure: {n} {appended:?}, power {}",
+                            self.disk.has_power()
+                        )));
+                    }
+                    Err(error) => fate_of(&error),
+                };
+                self.oracle.insert(n, specs, fate, Vec::new());
+            }
+        }
+        result
+    }
+
+    /// Notes the answer to an append. After a poisoning, opens the log again; after any other failure checks that the handle still works.
+    fn answered(
+        &mut self,
+        n: u64,
+        specs: Vec<common::Spec>,
+        plan: &Plan,
+        answer: annals::Result<Vec<annals::Appended>>,
+    ) -> Result<(), Stop> {
+        match answer {
+            Ok(appended) => {
+                let fate = match plan.durability {
+                    Durability::Sync => Fate::Durable,
+                    Durability::Os => Fate::Os,
+                };
+                self.oracle.insert(n, specs, fate, places(&appended));
+                Ok(())
+            }
+            Err(error) => {
+                self.oracle.insert(n, specs, fate_of(&error), Vec::new());
+                if !self.disk.has_power() {
+                    return Err(Stop::NoPower);
+                }
+                self.failed(&error)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &Error) -> Result<(), Stop> {
+        match error {
+            Error::Io { .. } => {
+                self.io_errors += 1;
+                self.probe("after an error of the disk the handle goes on")
+            }
+            Error::Poisoned { .. } => {
+                self.poisoned += 1;
+                let (batch, specs) = batch_of(self.oracle.next_number(), &[("alpha", vec![20])], None);
+                let again = self.log().append_batch(&batch);
+                if !matches!(again, Err(Error::Poisoned { .. })) {
+                    return Err(Stop::Failed(format!(
+                        "a poisoned handle acknowledges nothing: {again:?}"
+                    )));
+                }
+                self.oracle
+                    .insert(self.oracle.next_number(), specs, Fate::Never, Vec::new());
+                self.close()?;
+                self.open()?;
+                self.probe("after a poisoning a reopened log goes on")
+            }
+            error => Err(Stop::Failed(format!("a failed append says why: {error:?}"))),
+        }
+    }
+
+    /// An append that has to succeed.
+    fn probe(&mut self, claim: &str) -> Result<(), Stop> {
+        let n = self.oracle.next_number();
+        let (batch, specs) = batch_of(n, &[("alpha", vec![100])], Some(Durability::Sync));
+        let answer = self.log().append_batch(&batch);
+        match answer {
+            Ok(appended) => self.oracle.insert(n, specs, Fate::Durable, places(&appended)),
+            Err(error) => {
+                self.oracle.insert(n, specs, fate_of(&error), Vec::new());
+                if self.disk.has_power() {
+                    return Err(Stop::Failed(format!("{claim}: {error:?}")));
+                }
+                return Err(Stop::NoPower);
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self) -> Result<(), Stop> {
+        let n = self.oracle.next_number();
+        let conflict = common::spec(n, 1, "alpha", 30);
+        let answer = common::as_new(std::slice::from_ref(&conflict), |events| {
+            self.log().append("alpha", Version::new(1_000_000), events)
+        });
+        if let Err(error @ Error::Poisoned { .. }) = &answer {
+            // An earlier group, which asked for no sync, could not be synced afterwards.
+            self.oracle.insert(n, vec![conflict], Fate::Never, Vec::new());
+            return if self.disk.has_power() {
+                self.failed(error)
+            } else {
+                Err(Stop::NoPower)
+            };
+        }
+        if !matches!(answer, Err(Error::WrongExpectedVersion { .. })) {
+            return Err(Stop::Failed(format!("a conflict is refused: {answer:?}")));
+        }
+        self.oracle.insert(n, vec![conflict], Fate::Never, Vec::new());
+        let (batch, specs) = batch_of(n + 1, &[("beta/2", vec![40_000])], None);
+        let answer = self.log().append_batch(&batch);
+        if !matches!(answer, Err(Error::TooLarge { .. })) {
+            return Err(Stop::Failed(format!("what is too large is refused: {answer:?}")));
+        }
+        self.oracle.insert(n + 1, specs, Fate::Never, Vec::new());
+        Ok(())
+    }
+
+    fn snapshot(&mut self, stream: &'static str) -> Result<(), Stop> {
+        let event = match self
+            .log()
+            .read_stream(stream, Read::backward().limit(1))
+            .map(|mut events| events.next())
+        {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(event))) => Found::from(event.as_ref()),
+            other => {
+                if self.disk.has_power() {
+                    return Err(Stop::Failed(format!("reads succeed: {other:?}")));
+                }
+                return Err(Stop::NoPower);
+            }
+        };
+        let bytes = snapshot_bytes(&event);
+        let answer = self.log().save_snapshot(stream, Version::new(event.version), 7, &bytes);
+        self.oracle.snapshots.insert((stream.to_owned(), event.version), bytes);
+        match answer {
+            Ok(()) => {
+                // With `Os`, the events that it is of may be lost, and then it is not used.
+                if self.shape.durability == Durability::Sync {
+                    self.oracle.snapshot_acked.insert(stream.to_owned(), event.version);
+                }
+                Ok(())
+            }
+            Err(_) if !self.disk.has_power() => Err(Stop::NoPower),
+            Err(Error::Io { .. }) => Ok(()),
+            Err(error) => Err(Stop::Failed(format!(
+                "a snapshot that is not saved is an error of the disk: {error:?}"
+            ))),
+        }
+    }
+}
+
+/// What an append that ended with `error` may have left: anything after a poisoning, and otherwise nothing, ever.
+fn fate_of(error: &Error) -> Fate {
+    match error {
+        Error::Poisoned { .. } => Fate::Unknown,
+        _ => Fate::Never,
+    }
+}
+
+/// What is known about a state of the disk, and how many were looked at.
+struct Examiner {
+    shape: Shape,
+    states: u64,
+    recoveries_cut: u64,
+    torn: u64,
+    seed: u64,
+}
+
+impl Examiner {
+    fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            states: 0,
+            recoveries_cut: 0,
+            torn: 0,
+            seed: 0,
+        }
+    }
+
+    fn open(&mut self, disk: &SimDisk) -> Checked<Log> {
+        self.open_with(disk, &self.shape.options())
+    }
+
+    fn open_with(&mut self, disk: &SimDisk, options: &Options) -> Checked<Log> {
+        self.seed += 1;
+        self.states += 1;
+        open(disk, options, 1 << 40 | self.seed).map_err(|error| format!("open is never refused: {error:?}"))
+    }
+
+    /// All invariants on a state that a power cut (or, with `os_kept`, a kill) left.
+    fn examine(&mut self, found_disk: &SimDisk, before: &Oracle, os_kept: bool, thorough: bool) -> Checked {
+        let mut oracle = before.clone();
+        let disk = copy(found_disk);
+        let log = self.open(&disk)?;
+        let verdict = log.recovery().verdict;
+        ensure!(
+            verdict != Verdict::AmbiguousLastGroup,
+            "a legal power cut leaves no doubt: {:?}",
+            log.recovery()
+        );
+        self.torn += u64::from(verdict == Verdict::TornTail);
+        let found = whole_log(&log)?;
+        oracle.agrees(&found, os_kept)?;
+        oracle.snapshots_agree(&log, &found)?;
+        oracle.settle(&found);
+
+        if thorough {
+            // Everything shown is durable, whatever became of it before: nothing is appended, and the power goes.
+            let second = disk.crash_with(CrashMode::DropAll);
+            let again = self.open(&second)?;
+            let found_again = whole_log(&again)?;
+            ensure!(
+                found_again == found,
+                "what an open shows is durable: {} then {}",
+                found.len(),
+                found_again.len()
+            );
+            ensure!(
+                again.recovery().verdict == Verdict::Clean,
+                "the second open is clean: {:?}",
+                again.recovery()
+            );
+            again.close().map_err(|error| format!("close: {error:?}"))?;
+            drop(again);
+            let third = self.open(&second)?;
+            ensure!(
+                third.recovery().verdict == Verdict::Clean && whole_log(&third)? == found,
+                "opening again changes nothing: {:?}",
+                third.recovery()
+            );
+            self.cut_recovery(found_disk, before, &oracle)?;
+            self.without_space(found_disk, &found)?;
+        }
+
+        // Appends go on, and what was cut off stays away, however short they are.
+        drop(log);
+        let disk = copy(found_disk);
+        let log = self.open(&disk)?;
+        for parts in [
+            vec![("alpha", vec![16])],
+            vec![("new stream", vec![300, 20]), ("gamma", vec![50])],
+        ] {
+            let n = oracle.next_number().max(1_000_000);
+            let (batch, specs) = batch_of(n, &parts, Some(Durability::Sync));
+            let appended = log
+                .append_batch(&batch)
+                .map_err(|error| format!("appends go on: {error:?}"))?;
+            let first = appended[0].first_position.get();
+            let next = oracle_len(&oracle) + 1;
+            ensure!(first == next, "the next position follows: {first}, not {next}");
+            oracle.insert(n, specs, Fate::Durable, places(&appended));
+        }
+        let found = whole_log(&log)?;
+        oracle.agrees(&found, true)?;
+        let after = disk.crash_with(if self.states.is_multiple_of(2) {
+            CrashMode::DropAll
+        } else {
+            CrashMode::Random
+        });
+        drop(log);
+        let log = self.open(&after)?;
+        let found_again = whole_log(&log)?;
+        oracle.agrees(&found_again, true)?;
+        ensure!(
+            found_again == found,
+            "what was acknowledged after a recovery survives the next cut"
+        );
+        Ok(())
+    }
+
+    /// The power goes again at each operation of the recovery.
+    fn cut_recovery(&mut self, found_disk: &SimDisk, before: &Oracle, settled: &Oracle) -> Checked {
+        let disk = copy(found_disk);
+        let log = open(&disk, &self.shape.options(), 6).map_err(|error| format!("open is never refused: {error:?}"))?;
+        let ops = disk.ops();
+        drop(copy(&disk));
+        drop(log);
+        for op in 0..ops {
+            let disk = copy(found_disk);
+            disk.fail_at(op, Fault::PowerCut);
+            let cut = open(&disk, &self.shape.options(), 7);
+            ensure!(cut.is_err(), "an open without power fails");
+            for mode in [CrashMode::DropAll, CrashMode::Random] {
+                let after = disk.crash_with(mode);
+                let log = self
+                    .open(&after)
+                    .map_err(|message| format!("cut at {op} of {ops} of the recovery, then {mode:?}: {message}"))?;
+                self.recoveries_cut += 1;
+                // What was acknowledged is there; what the first recovery would have adopted may be gone by now.
+                let found = common::read(&log, None, Read::forward())?;
+                let mut oracle = settled.clone();
+                for (n, sent) in &mut oracle.sent {
+                    if sent.fate == Fate::Durable && before.sent[n].fate != Fate::Durable {
+                        sent.fate = Fate::Unknown;
+                    }
+                }
+                oracle
+                    .agrees(&found, false)
+                    .map_err(|message| format!("cut at {op} of {ops} of the recovery, then {mode:?}: {message}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Not one free byte: the log opens, recovers and reads.
+    fn without_space(&mut self, found_disk: &SimDisk, expected: &[Found]) -> Checked {
+        let disk = copy(found_disk);
+        disk.set_space(Some(0));
+        if disk.read_file("annals.meta").is_none() {
+            return Ok(());
+        }
+        let log = self
+            .open(&disk)
+            .map_err(|message| format!("without space: {message}"))?;
+        ensure!(whole_log(&log)? == expected, "reads without space show the same");
+        Ok(())
+    }
+}
+
+fn oracle_len(oracle: &Oracle) -> u64 {
+    let there = oracle.sent.values().filter(|sent| sent.fate == Fate::Durable);
+    there.map(|sent| sent.events.len() as u64).sum()
+}
+
+/// Runs the workload without faults and returns how many operations it takes.
+fn count_ops(shape: Shape, seed: u64) -> u64 {
+    let mut world = World::new(shape, seed);
+    world
+        .run()
+        .unwrap_or_else(|message| panic!("{} (seed {seed}): {message}", shape.name));
+    let found = {
+        let disk = copy(&world.disk);
+        let log = open(&disk, &shape.options(), 3).unwrap();
+        assert_eq!(log.recovery().verdict, Verdict::Clean, "{}", shape.name);
+        whole_log(&log).unwrap()
+    };
+    world.oracle.agrees(&found, true).unwrap();
+    assert!(found.len() > 10, "{}: the workload appends", shape.name);
+    let segments = world.disk.files().iter().filter(|name| name.ends_with(".log")).count();
+    assert!(segments > 1, "{}: the workload rolls", shape.name);
+    world.disk.ops()
+}
+
+fn seeds() -> impl Iterator<Item = u64> {
+    1..=effort()
+}
+
+#[test]
+fn a_power_cut_at_every_operation_loses_nothing_acknowledged() {
+    let mut states = 0;
+    let mut torn = 0;
+    for (shape, seed) in SHAPES
+        .into_iter()
+        .rev()
+        .flat_map(|shape| seeds().map(move |seed| (shape, seed)))
+    {
+        let ops = count_ops(shape, seed);
+        let mut examiner = Examiner::new(shape);
+        for op in 0..ops {
+            let mut world = World::new(shape, seed);
+            world.disk.fail_at(op, Fault::PowerCut);
+            let context = format!("{} (seed {seed}), power cut at {op} of {ops}", shape.name);
+            world.run().unwrap_or_else(|message| panic!("{context}: {message}"));
+            assert!(!world.disk.has_power(), "{context}: the cut was met");
+            world.log = None;
+            let random = std::iter::repeat_n(CrashMode::Random, 2);
+            for (i, mode) in CrashMode::ALL.into_iter().chain(random).enumerate() {
+                let found = world.disk.crash_with(mode);
+                let thorough = op.is_multiple_of(2) && mode == CrashMode::Random && i == 2;
+                examiner
+                    .examine(&found, &world.oracle, false, thorough)
+                    .unwrap_or_else(|message| panic!("{context}, state {i} ({mode:?}): {message}"));
+            }
+            // The process dies, the machine does not: what was with the operating system is there.
+            let killed = world.disk.kill();
+            examiner
+                .examine(&killed, &world.oracle, true, !op.is_multiple_of(2))
+                .unwrap_or_else(|message| panic!("{context}, killed: {message}"));
+        }
+        eprintln!(
+            "{}: {ops} operations, {} opens, {} recoveries cut, {} torn tails",
+            shape.name, examiner.states, examiner.recoveries_cut, examiner.torn
+        );
+        states += examiner.states;
+        torn += examiner.torn;
+    }
+    eprintln!("{states} crash states checked");
+    assert!(torn > 100, "tails were torn: {torn}");
+}
