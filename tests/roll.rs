@@ -1,6 +1,6 @@
 //! Rolling from one segment to the next, while spares are prepared beside it and while the power goes.
 
-use annals::{Durability, ExpectedVersion, Log, NewEvent, Options, Read};
+use annals::{Batch, ExpectedVersion, Log, NewEvent, Options, Read};
 
 /// The leader made the file of the next segment under the name that the maintenance thread used for the spare it was
 /// preparing: each of the two removed, renamed or zeroed the other's file. A roll failed with "no such file", or went on in a
@@ -11,12 +11,22 @@ fn a_writer_that_outruns_preparation_rolls_all_the_same() {
     for round in 0..2 {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("log");
-        // No syncs: the writer is as fast as it can be.
-        let options = Options::new().segment_bytes(64 * 1024).durability(Durability::Os);
-        let log = Log::open(&path, options).unwrap();
+        let log = Log::open(&path, Options::new().segment_bytes(64 * 1024)).unwrap();
         let data = [7; 3000];
+        let mut tickets = Vec::new();
+        let mut batch = Batch::new();
         for i in 0..EVENTS {
-            let appended = log.append("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &data)]);
+            batch.clear();
+            batch
+                .add("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &data)])
+                .unwrap();
+            // Many in flight: the writer is as fast as it can be.
+            let ticket = log.append_async(&batch);
+            assert!(ticket.is_ok(), "round {round}, event {i}: {ticket:?}");
+            tickets.extend(ticket);
+        }
+        for (i, ticket) in tickets.into_iter().enumerate() {
+            let appended = ticket.wait();
             assert!(appended.is_ok(), "round {round}, event {i}: {appended:?}");
         }
         log.close().unwrap();
@@ -35,6 +45,7 @@ fn a_writer_that_outruns_preparation_rolls_all_the_same() {
 #[cfg(feature = "sim")]
 #[test]
 fn a_power_cut_during_a_roll_is_never_damage() {
+    use annals::Durability;
     use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 
     let options = || Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
