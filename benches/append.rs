@@ -122,14 +122,10 @@ fn durable_tickets(c: &mut Criterion) {
             let mut batch = Batch::new();
             let mut last = None;
             let start = Instant::now();
-            for n in 0..iterations as usize {
+            for n in (0..names.len()).cycle().zip(0..iterations).map(|(n, _)| n) {
                 batch.clear();
                 batch
-                    .add(
-                        &names[n % names.len()],
-                        ExpectedVersion::Any,
-                        &[NewEvent::new("", &PAYLOAD)],
-                    )
+                    .add(&names[n], ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
                     .expect("a valid batch");
                 last = Some(log.append_async(&batch).expect("appends"));
             }
@@ -163,7 +159,10 @@ fn os(c: &mut Criterion) {
         let raw = dir.path("raw");
         group.bench_function("bare pwrite", |b| {
             b.iter_custom(|iterations| {
-                let total = (iterations as usize * count * PAYLOAD.len()).clamp(PAYLOAD.len() * count, 1 << 30);
+                let total = usize::try_from(iterations)
+                    .unwrap_or(usize::MAX)
+                    .saturating_mul(count * PAYLOAD.len());
+                let total = total.min(1 << 30);
                 let rate = raw::append_unsynced(&raw, &PAYLOAD, count, total).expect("writes");
                 Duration::from_secs_f64(iterations as f64 * count as f64 / rate)
             });

@@ -3,6 +3,8 @@
 //! `cargo bench --bench figures`; `-- --quick` for a run of seconds; a word selects figures whose name has it. Directory:
 //! `ANNALS_BENCH_DIR`, or `target/bench-data`. 256 B payloads, streams with names of 20 B.
 
+#![expect(clippy::print_stdout, reason = "it prints a table")]
+
 #[path = "support/bench.rs"]
 mod bench;
 #[path = "support/raw.rs"]
@@ -12,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Options, Read};
+use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Read};
 use bench::{BenchDir, PAYLOAD, SEGMENT_BYTES, batch, is_quick, median, open, quantile_us, stream_name};
 use raw::{GroupCommit, Lead, RawWriter, Strategy, Wake};
 
@@ -34,7 +36,8 @@ fn main() {
         }
     };
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let figures: [(&str, fn(&Effort)); 9] = [
+    type Figure = fn(&Effort);
+    let figures: [(&str, Figure); 9] = [
         ("one-thread", one_thread),
         ("threads-8", |effort| threads(effort, 8)),
         ("threads-64", |effort| threads(effort, 64)),
@@ -286,8 +289,9 @@ fn replay(effort: &Effort) {
         let count = log
             .read_all(Read::forward())
             .expect("reads")
-            .map(|event| event.expect("whole"))
+            .filter(Result::is_ok)
             .count();
+        assert_eq!(count, events);
         let event_rate = count as f64 / start.elapsed().as_secs_f64() / 1e6;
         let start = Instant::now();
         let walked = raw.walk(true);
@@ -353,7 +357,7 @@ fn recovery(effort: &Effort) {
         let log = open(&copy, Durability::Sync);
         let elapsed = start.elapsed();
         let report = log.recovery();
-        assert_eq!(report.last_position.get() as usize, events);
+        assert_eq!(report.last_position.get(), events as u64);
         rates.push(report.scanned_bytes as f64 / report.elapsed.as_secs_f64() / 1e9);
         if round == 0 {
             println!(

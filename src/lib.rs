@@ -50,12 +50,13 @@ mod retry;
 mod segments;
 mod snapshot;
 mod stat;
-mod storage;
+pub mod storage;
 mod types;
 mod verify;
 
 pub use append::batch::Batch;
 pub use append::ticket::Ticket;
+pub use environment::Environment;
 pub use error::{Damage, DamageReport, Error, Result};
 pub use format::record::{EventRef, NewEvent, Tags};
 pub use log::Log;
@@ -71,8 +72,9 @@ pub use stat::Stat;
 pub use types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 pub use verify::{VerifyProgress, VerifyReport, verify};
 
-/// A disk in memory that loses what was not synced, and the surroundings that make a run repeatable: for testing code
-/// that is built on `annals`.
+/// A disk in memory that loses what was not synced: for testing code that is built on `annals`.
+///
+/// Open a log on it with [`Log::open_in`] and [`Environment::deterministic`], and the same run happens each time.
 #[cfg(any(test, feature = "sim"))]
 pub mod sim {
     pub use crate::environment::Environment;

@@ -125,7 +125,6 @@ impl Log {
     ///
     /// # Errors
     /// As [`Log::open`].
-    #[cfg(any(test, feature = "sim"))]
     pub fn open_in(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
         Self::open_checked(root, options.checked()?, environment)
     }

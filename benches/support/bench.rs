@@ -1,6 +1,11 @@
 //! What the benches share: where they write, how logs and raw probes are made, how figures are taken.
 
-#![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "each bench that includes this module uses a part of it; a figure is no exact number, and what cannot be removed stays"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -82,7 +82,7 @@ impl ActiveSegment {
 
     /// A segment that has just been thought of: nothing of it is on disk.
     pub(crate) fn create(dir: Arc<dyn Dir>, header: SegmentHeader, generation: Generation) -> io::Result<Self> {
-        let mut image = Image::new(header.segment_bytes as usize)?;
+        let mut image = Image::zeroed(header.segment_bytes as usize)?;
         let encoded = header.encode();
         image.put(0, &encoded[..]);
         image.freeze(encoded.len());

@@ -449,12 +449,14 @@ impl Appender {
             if placing.waiting > 0 {
                 self.room.notify_all();
             }
-            if one_job && jobs > 0 && placing.has_work() {
-                if let Some(threads) = self.threads.get() {
-                    drop(placing);
-                    Self::hand_over(threads, committing);
-                    return;
-                }
+            if one_job
+                && jobs > 0
+                && placing.has_work()
+                && let Some(threads) = self.threads.get()
+            {
+                drop(placing);
+                Self::hand_over(threads, committing);
+                return;
             }
             if self.options.durability == Durability::Sync
                 && placing.active.has_open_group()
@@ -500,10 +502,9 @@ impl Appender {
         }
         if let Some(mut group) = placing.active.close_group(self.durable_position()) {
             group.sync |= std::mem::take(&mut placing.flush_wanted);
-            if !std::mem::replace(&mut placing.unmarked, true) {
-                if let Some(threads) = self.threads.get() {
-                    drop(threads.maintain.send(Work::MarkWhenIdle));
-                }
+            let was_marked = !std::mem::replace(&mut placing.unmarked, true);
+            if was_marked && let Some(threads) = self.threads.get() {
+                drop(threads.maintain.send(Work::MarkWhenIdle));
             }
             return Some(Job::Write(group));
         }
@@ -686,7 +687,7 @@ impl Appender {
     fn rewind(&self, placing: &mut Placing, committing: &mut Committing) -> io::Result<()> {
         let header = placing.active.header;
         let end = committing.writer.written_end();
-        let mut image = Image::new(header.segment_bytes as usize)?;
+        let mut image = Image::zeroed(header.segment_bytes as usize)?;
         image.put(0, &placing.active.image().frozen()[..end]);
         image.freeze(end);
         let mut builder = IndexBuilder::default();

@@ -45,7 +45,7 @@ impl SegmentWriter {
         image: Arc<Image>,
         end: usize,
     ) -> io::Result<Self> {
-        let aside = Image::new(PAGE_BYTES)?;
+        let aside = Image::zeroed(PAGE_BYTES)?;
         Ok(Self {
             file,
             direct,
@@ -68,21 +68,19 @@ impl SegmentWriter {
 
     /// Writes the image up to `end`, the end of a frozen group; with `sync`, everything up to there is durable afterwards.
     pub(crate) fn write(&mut self, end: usize, sync: bool) -> Result<(), WriteFailure> {
-        if sync {
-            if let Some(direct) = self.direct.clone() {
-                match self.write_pages(&*direct, end) {
-                    Ok(()) => {
-                        (self.written_end, self.durable_end) = (end, end);
-                        return Ok(());
-                    }
-                    // The file system took the handle but not the write; nothing has been written. From now on without.
-                    Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-                        tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
-                        self.direct = None;
-                    }
-                    Err(e) if is_out_of_space(&e) => return Err(WriteFailure::Write(e)),
-                    Err(e) => return Err(WriteFailure::Sync(e)),
+        if sync && let Some(direct) = self.direct.clone() {
+            match self.write_pages(&*direct, end) {
+                Ok(()) => {
+                    (self.written_end, self.durable_end) = (end, end);
+                    return Ok(());
                 }
+                // The file system took the handle but not the write; nothing has been written. From now on without.
+                Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                    tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
+                    self.direct = None;
+                }
+                Err(e) if is_out_of_space(&e) => return Err(WriteFailure::Write(e)),
+                Err(e) => return Err(WriteFailure::Sync(e)),
             }
         }
         let bytes = &self.image.frozen()[self.written_end..end];

@@ -530,7 +530,8 @@ mod tests {
     #[test]
     fn fields_out_of_bounds_are_refused_though_the_checksum_holds() {
         let body = RECORD_HEADER_BYTES;
-        let cases: [(&str, &dyn Fn(&mut [u8])); 8] = [
+        type Change<'a> = &'a dyn Fn(&mut [u8]);
+        let cases: [(&str, Change<'_>); 8] = [
             ("no stream", &|b| LittleEndian::write_u16(&mut b[34..], 0)),
             ("long stream", &|b| LittleEndian::write_u16(&mut b[34..], 1025)),
             ("long type", &|b| LittleEndian::write_u16(&mut b[36..], 1025)),

@@ -135,12 +135,12 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         root.sync().at(root.path(), "syncing the directory")?;
     }
     let mut before = None;
-    if needs_before(is) {
-        if let Some(&first) = firsts.last() {
-            let surveyed = survey(&segments_dir, first, &meta.log_id)?;
-            scanned_bytes += surveyed.len();
-            before = Some(surveyed);
-        }
+    if needs_before(is)
+        && let Some(&first) = firsts.last()
+    {
+        let surveyed = survey(&segments_dir, first, &meta.log_id)?;
+        scanned_bytes += surveyed.len();
+        before = Some(surveyed);
     }
     let before_is = match &before {
         None => Before::None,
@@ -395,7 +395,7 @@ fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId) -> Result<Surveye
         }
     };
     let len = header.segment_bytes as usize;
-    let mut image = Image::new(len).at(&path, "taking memory for a segment")?;
+    let mut image = Image::zeroed(len).at(&path, "taking memory for a segment")?;
     let bytes = image.unfrozen_mut(0, len);
     let read = read_up_to(&*file, bytes, 0).at(&path, "reading a segment")?;
     if read < len {

@@ -27,7 +27,7 @@ const STEP_BYTES: usize = 256 * 1024;
 /// steps; when it says no, the work is dropped.
 pub(crate) fn prepare(dir: &dyn Dir, len: u64, mut go_on: impl FnMut() -> bool) -> io::Result<Option<Prepared>> {
     let prepared = allocate(dir, names::SPARE_UNFINISHED, len)?;
-    let zeros = match crate::storage::map::Image::new(STEP_BYTES) {
+    let zeros = match crate::storage::map::Image::zeroed(STEP_BYTES) {
         Ok(mut image) => {
             image.freeze(STEP_BYTES);
             Arc::clone(image.image())

@@ -75,7 +75,7 @@ pub(crate) struct Image {
 
 impl Image {
     /// An image of `len` bytes, all zero, and the one writer of it. Memory is taken as it is touched.
-    pub(crate) fn new(len: usize) -> io::Result<ImageWriter> {
+    pub(crate) fn zeroed(len: usize) -> io::Result<ImageWriter> {
         let memory = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
         Ok(ImageWriter(Arc::new(Self {
             memory,
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn frozen_bytes_are_what_was_put() {
-        let mut writer = Image::new(8192).unwrap();
+        let mut writer = Image::zeroed(8192).unwrap();
         writer.put(0, b"abc");
         writer.unfrozen_mut(3, 2).copy_from_slice(b"de");
         assert_eq!(writer.image().frozen(), b"");
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "frozen")]
     fn what_is_frozen_cannot_be_written() {
-        let mut writer = Image::new(4096).unwrap();
+        let mut writer = Image::zeroed(4096).unwrap();
         writer.freeze(10);
         writer.put(9, b"x");
     }
@@ -186,12 +186,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "past the end")]
     fn the_end_of_the_image_holds() {
-        Image::new(4096).unwrap().put(4095, b"xy");
+        Image::zeroed(4096).unwrap().put(4095, b"xy");
     }
 
     #[test]
     fn readers_see_what_a_writer_freezes() {
-        let mut writer = Image::new(1 << 16).unwrap();
+        let mut writer = Image::zeroed(1 << 16).unwrap();
         let image = Arc::clone(writer.image());
         std::thread::scope(|scope| {
             scope.spawn(move || {

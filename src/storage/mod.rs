@@ -1,10 +1,9 @@
-//! The seam to the operating system: everything the log asks of a disk, as two small traits.
+//! The seam to the operating system: everything the log asks of a disk, as two small traits, a folder and a file.
 //!
-//! [`fs`] is the real disk, [`sim`] one in memory that loses what was not synced, [`latch`] a wrapper
-//! that refuses everything after a failed sync. Production code runs on each of them unchanged.
+//! The real disk implements them, and so does the simulated one of [`sim`](crate::sim), which loses what was not synced; production
+//! code runs on both unchanged. Whoever has another storage opens a log on it with [`Log::open_in`](crate::Log::open_in).
 //!
-//! A name is one path component, never a path; a [`Dir`] is one folder. Nothing here follows a symbolic
-//! link.
+//! A name is one path component, never a path; a [`Dir`] is one folder. Nothing here follows a symbolic link.
 
 use std::fmt;
 use std::io;
@@ -19,10 +18,10 @@ pub(crate) mod sim;
 pub use map::Bytes;
 
 /// Size of a page as direct writes see it: they start and end on a multiple of it.
-pub(crate) const PAGE_BYTES: usize = 4096;
+pub const PAGE_BYTES: usize = 4096;
 
 /// Size of the unit a disk is trusted to write whole or not at all.
-pub(crate) const SECTOR_BYTES: usize = 512;
+pub const SECTOR_BYTES: usize = 512;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +105,10 @@ pub trait Lock: Send + Sync + fmt::Debug {}
 /// A file.
 ///
 /// Interrupted calls are retried inside; everything else is the caller's to see.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "whether a file is empty is never the question"
+)]
 pub trait File: Send + Sync + fmt::Debug {
     /// Reads at `offset` and returns how many bytes were read; 0 only at the end of the file or for an
     /// empty buffer.
