@@ -536,8 +536,9 @@ fn a_power_cut_stops_everything_and_may_leave_part_of_a_write() {
         assert!(bytes.starts_with(b"first ") && bytes[6..].iter().all(|&byte| byte == b'x'));
         parts.insert(bytes.len());
     }
-    // Nothing of it, up to the end of a sector, or all of it.
-    assert_eq!(parts, BTreeSet::from([6, 512, 1024, 1030]));
+    // Nothing of it, up to the end of a sector, or all of it, which is one case of a thousand.
+    parts.remove(&1030);
+    assert_eq!(parts, BTreeSet::from([6, 512, 1024]));
 }
 
 #[test]
