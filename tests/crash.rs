@@ -7,6 +7,8 @@
 
 mod common;
 
+use std::io::ErrorKind;
+
 use annals::sim::{CrashMode, Fault, SimDisk};
 use annals::{Durability, Error, Log, Options, Read, Verdict, Version};
 use common::{
@@ -192,6 +194,8 @@ struct World {
     /// How many appends ended with an error of the disk after which the handle went on.
     io_errors: u64,
     poisoned: u64,
+    /// Whether to stop as soon as a failure has been dealt with.
+    stop_after_failure: bool,
 }
 
 /// The power is gone.
@@ -226,6 +230,7 @@ impl World {
             opens: 0,
             io_errors: 0,
             poisoned: 0,
+            stop_after_failure: false,
         }
     }
 
@@ -303,7 +308,8 @@ impl World {
         let n = self.oracle.next_number();
         let (batch, specs) = batch_of(n, &plan.parts, Some(plan.durability));
         let answer = self.log().append_batch(&batch);
-        self.answered(n, specs, plan, answer)
+        let failure = self.note(n, specs, plan, answer);
+        failure.map_or(Ok(()), |error| self.failed(&error))
     }
 
     fn pipeline(&mut self, plans: &[Plan]) -> Result<(), Stop> {
@@ -313,35 +319,26 @@ impl World {
             let (batch, specs) = batch_of(n, &plan.parts, Some(plan.durability));
             tickets.push((n, specs, plan, self.log().append_async(&batch)));
         }
-        let mut result = Ok(());
+        let mut failure = None;
         for (n, specs, plan, ticket) in tickets {
-            if result.is_ok() {
-                result = self.answered(n, specs, plan, ticket.and_then(annals::Ticket::wait));
-            } else {
-                // The first to fail decides how to go on; the rest is recorded.
-                let fate = match ticket.and_then(annals::Ticket::wait) {
-                    Ok(appended) => {
-                        return Err(Stop::Failed(format!(
-                            "nothing is acknowledged after a failure: {n} {appended:?}, power {}",
-                            self.disk.has_power()
-                        )));
-                    }
-                    Err(error) => fate_of(&error),
-                };
-                self.oracle.insert(n, specs, fate, Vec::new());
+            let answer = ticket.and_then(annals::Ticket::wait);
+            if let (Some(Error::Poisoned { .. }), Ok(appended)) = (&failure, &answer) {
+                let message = format!("nothing is acknowledged after a poisoning: {n} at {appended:?}");
+                return Err(Stop::Failed(message));
             }
+            failure = failure.or(self.note(n, specs, plan, answer));
         }
-        result
+        failure.map_or(Ok(()), |error| self.failed(&error))
     }
 
-    /// Notes the answer to an append. After a poisoning, opens the log again; after any other failure checks that the handle still works.
-    fn answered(
+    /// Notes the answer to an append, and returns it if it is an error.
+    fn note(
         &mut self,
         n: u64,
         specs: Vec<common::Spec>,
         plan: &Plan,
         answer: annals::Result<Vec<annals::Appended>>,
-    ) -> Result<(), Stop> {
+    ) -> Option<Error> {
         match answer {
             Ok(appended) => {
                 let fate = match plan.durability {
@@ -349,23 +346,28 @@ impl World {
                     Durability::Os => Fate::Os,
                 };
                 self.oracle.insert(n, specs, fate, places(&appended));
-                Ok(())
+                None
             }
             Err(error) => {
                 self.oracle.insert(n, specs, fate_of(&error), Vec::new());
-                if !self.disk.has_power() {
-                    return Err(Stop::NoPower);
-                }
-                self.failed(&error)
+                Some(error)
             }
         }
     }
 
+    /// After a poisoning, opens the log again; after any other failure checks that the handle still works.
     fn failed(&mut self, error: &Error) -> Result<(), Stop> {
+        if !self.disk.has_power() {
+            return Err(Stop::NoPower);
+        }
         match error {
             Error::Io { .. } => {
                 self.io_errors += 1;
-                self.probe("after an error of the disk the handle goes on")
+                self.probe("after an error of the disk the handle goes on")?;
+                if self.stop_after_failure {
+                    return Err(Stop::NoPower);
+                }
+                Ok(())
             }
             Error::Poisoned { .. } => {
                 self.poisoned += 1;
@@ -380,6 +382,9 @@ impl World {
                     .insert(self.oracle.next_number(), specs, Fate::Never, Vec::new());
                 self.close()?;
                 self.open()?;
+                if self.stop_after_failure {
+                    return Err(Stop::NoPower);
+                }
                 self.probe("after a poisoning a reopened log goes on")
             }
             error => Err(Stop::Failed(format!("a failed append says why: {error:?}"))),
@@ -413,11 +418,7 @@ impl World {
         if let Err(error @ Error::Poisoned { .. }) = &answer {
             // An earlier group, which asked for no sync, could not be synced afterwards.
             self.oracle.insert(n, vec![conflict], Fate::Never, Vec::new());
-            return if self.disk.has_power() {
-                self.failed(error)
-            } else {
-                Err(Stop::NoPower)
-            };
+            return self.failed(error);
         }
         if !matches!(answer, Err(Error::WrongExpectedVersion { .. })) {
             return Err(Stop::Failed(format!("a conflict is refused: {answer:?}")));
@@ -704,4 +705,50 @@ fn a_power_cut_at_every_operation_loses_nothing_acknowledged() {
     }
     eprintln!("{states} crash states checked");
     assert!(torn > 100, "tails were torn: {torn}");
+}
+
+/// Faults from one operation on, each for one operation.
+const FAILURES: [&[Fault]; 5] = [
+    &[Fault::Error(ErrorKind::Other)],
+    &[Fault::Error(ErrorKind::StorageFull)],
+    &[Fault::ShortWrite],
+    &[Fault::ShortWrite, Fault::Error(ErrorKind::StorageFull)],
+    &[Fault::ShortWrite, Fault::Error(ErrorKind::Other)],
+];
+
+#[test]
+fn a_failing_call_at_every_operation_costs_nothing_acknowledged() {
+    let (mut states, mut io_errors, mut poisoned) = (0, 0, 0);
+    for (shape, seed) in SHAPES.into_iter().flat_map(|shape| seeds().map(move |seed| (shape, seed))) {
+        let ops = count_ops(shape, seed);
+        let mut examiner = Examiner::new(shape);
+        for op in 0..ops {
+            for faults in FAILURES {
+                for stop_after_failure in [true, false] {
+                    let mut world = World::new(shape, seed);
+                    world.stop_after_failure = stop_after_failure;
+                    for (op, &fault) in (op..).zip(faults) {
+                        world.disk.fail_at(op, fault);
+                    }
+                    let context = format!("{} (seed {seed}), {faults:?} at {op} of {ops}, stop {stop_after_failure}", shape.name);
+                    world.run().unwrap_or_else(|message| panic!("{context}: {message}"));
+                    io_errors += world.io_errors;
+                    poisoned += world.poisoned;
+                    let failed = world.io_errors + world.poisoned > 0;
+                    if stop_after_failure && !failed {
+                        continue;
+                    }
+                    let mode = if stop_after_failure { CrashMode::DropAll } else { CrashMode::Random };
+                    let found = world.disk.crash_with(mode);
+                    world.log = None;
+                    examiner
+                        .examine(&found, &world.oracle, false, false)
+                        .unwrap_or_else(|message| panic!("{context}, then {mode:?}: {message}"));
+                }
+            }
+        }
+        states += examiner.states;
+    }
+    eprintln!("{states} states after failing calls checked, {io_errors} errors, {poisoned} poisonings");
+    assert!(io_errors > 50 && poisoned > 50, "calls failed: {io_errors}, {poisoned}");
 }

@@ -655,7 +655,7 @@ impl Appender {
         };
         let erased = group
             .as_ref()
-            .map_or(Ok(()), |group| committing.writer.erase_group(group.offset));
+            .map_or(Ok(()), |group| committing.writer.erase_group(group.offset, group.end));
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
             return self.poison(group, &Error::io(path, "taking a failed group back", e));

@@ -130,11 +130,16 @@ impl SegmentWriter {
         self.write(self.written_end, true)
     }
 
-    /// Makes sure that no group is found at `offset`, whatever part of a failed write is on the disk: only the header can make
-    /// bytes a group, and it lies in one sector.
-    pub(crate) fn erase_group(&self, offset: usize) -> io::Result<()> {
-        let zeros = [0; crate::format::group::GROUP_HEADER_BYTES];
-        write_all_at(&*self.file, &zeros, offset as u64)?;
+    /// Makes sure that nothing is found of the group from `offset` to `end`, whatever part of its failed write is on the disk. Only
+    /// the header can make bytes a group, and it lies in one sector: that one has to go. The rest goes so that recovery
+    /// does not take it for a group that was there and is damaged; on a full disk it may have no place to be erased from.
+    pub(crate) fn erase_group(&self, offset: usize, end: usize) -> io::Result<()> {
+        let body = offset + crate::format::group::GROUP_HEADER_BYTES;
+        let zeros = vec![0; end - offset];
+        write_all_at(&*self.file, &zeros[..body - offset], offset as u64)?;
+        if let Err(e) = write_all_at(&*self.file, &zeros[body - offset..], body as u64) {
+            tracing::warn!(error = %e, "the body of a group that failed could not be erased");
+        }
         self.file.sync_data()
     }
 
