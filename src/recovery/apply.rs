@@ -190,6 +190,13 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         scan: found,
     } = contents;
     last_timestamp = found.last_timestamp.or(last_timestamp);
+    if let (None, Some(&first)) = (last_timestamp, firsts.last()) {
+        // It has marks and no events yet: time goes on from where the segment before it ends.
+        let before = survey(&segments_dir, first, &meta.log_id)?;
+        before.check_tail(&segments_dir)?;
+        scanned_bytes += before.len();
+        last_timestamp = before.contents.and_then(|contents| contents.scan.last_timestamp);
+    }
     let mut report = RecoveryReport {
         verdict: Verdict::Clean,
         cut_bytes: 0,
