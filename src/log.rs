@@ -52,15 +52,16 @@ struct Handle {
     snapshots: SnapshotStore,
     report: RecoveryReport,
     closed: AtomicBool,
-    /// Taken by whoever closes the log.
-    open: Mutex<Option<Open>>,
+    /// Held while the log is being closed: all who close it wait for the one who does, and get its answer.
+    state: Mutex<State>,
 }
 
-/// What ends with the log.
 #[derive(Debug)]
-struct Open {
-    crew: Option<Crew>,
-    lock: Box<dyn Lock>,
+enum State {
+    /// With what ends with the log.
+    Open { crew: Option<Crew>, lock: Box<dyn Lock> },
+    /// How closing it went.
+    Closed(Result<()>),
 }
 
 thread_local! {
@@ -212,7 +213,7 @@ impl Log {
             snapshots,
             report,
             closed: AtomicBool::new(false),
-            open: Mutex::new(Some(Open { crew, lock })),
+            state: Mutex::new(State::Open { crew, lock }),
         })))
     }
 
@@ -284,7 +285,8 @@ impl Log {
     }
 
     /// Places all events of `batch` in the log and returns a ticket to wait for, to look at or to await. One thread can keep
-    /// thousands of appends in flight so; it waits here only for room ([`Options::in_flight_bytes_max`]).
+    /// thousands of appends in flight so; it waits here only for room ([`Options::in_flight_bytes_max`]), and before it calls
+    /// something a conflict that may be a retry of what is still under way.
     ///
     /// # Durability
     /// When the ticket is done, as [`Log::append_batch`].
@@ -312,10 +314,8 @@ impl Log {
         let placed = self.0.appender.append(batch, wait_for_room, lead);
         match placed {
             Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {
-                if let Some(gate) = self.0.appender.latest_gate() {
-                    // The first attempt may still be under way; however it ends, the log says what became of it.
-                    drop(gate.wait());
-                }
+                // The first attempt may still be under way; however it ends, the log says what became of it.
+                self.0.appender.settle(wait_for_room)?;
                 let places = retry::places_of_first_attempt(&self.0.segments, batch)?;
                 places.map(Ticket::done).ok_or(conflict)
             }
@@ -529,7 +529,8 @@ impl Log {
     /// On `Ok` everything that was appended is durable, with [`Durability::Os`](crate::Durability::Os) too.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] if a sync failed, now or earlier; the log is closed all the same.
+    /// [`Error::Poisoned`] if a sync failed, now or earlier; [`Error::Io`] if what had been acknowledged by the operating system alone
+    /// could not be made durable. The log is closed all the same, and whoever closes it again gets the same answer.
     pub fn close(&self) -> Result<()> {
         self.0.close()
     }
@@ -537,8 +538,14 @@ impl Log {
 
 impl Handle {
     fn close(&self) -> Result<()> {
-        let Some(Open { crew, lock }) = self.open.lock().take() else {
-            return Ok(());
+        let mut state = self.state.lock();
+        // An answer nobody gets: it is replaced before the lock is let go of.
+        let (crew, lock) = match std::mem::replace(&mut *state, State::Closed(Ok(()))) {
+            State::Open { crew, lock } => (crew, lock),
+            State::Closed(outcome) => {
+                *state = State::Closed(outcome.clone());
+                return outcome;
+            }
         };
         self.closed.store(true, Ordering::Release);
         let closed = self.appender.close();
@@ -548,6 +555,7 @@ impl Handle {
         }
         self.watermark.close();
         drop(lock);
+        *state = State::Closed(closed.clone());
         closed
     }
 }

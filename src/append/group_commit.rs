@@ -122,13 +122,14 @@ struct Placing {
     in_flight: u64,
     /// How many threads wait for `room`.
     waiting: usize,
-    latest_gate: Option<Arc<Gate>>,
     flush_wanted: bool,
     mark_wanted: bool,
     /// Whether there are groups that no mark follows.
     unmarked: bool,
     closed: bool,
     poisoned: Option<Error>,
+    /// Why what was acknowledged by the operating system alone could not be made durable, when that was tried last.
+    flush_failure: Option<Error>,
     /// Counts batches; tells whether the log has been idle.
     batches: u64,
     /// Versions of the streams of the batch at hand; kept to save its memory.
@@ -200,12 +201,12 @@ impl Appender {
             generation,
             in_flight: 0,
             waiting: 0,
-            latest_gate: None,
             flush_wanted: false,
             mark_wanted: false,
             unmarked,
             closed: false,
             poisoned: None,
+            flush_failure: None,
             batches: 0,
             versions: Vec::new(),
         };
@@ -367,7 +368,6 @@ impl Appender {
         placing.next_position = Position::new(placing.next_position.get() + batch.len() as u64);
         placing.in_flight += batch.byte_len() as u64;
         placing.batches += 1;
-        placing.latest_gate = Some(Arc::clone(&gate));
         Ok((gate, places))
     }
 
@@ -656,6 +656,7 @@ impl Appender {
         let erased = group
             .as_ref()
             .map_or(Ok(()), |group| committing.writer.erase_group(group.offset, group.end));
+        let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
             return self.poison(group, &Error::io(path, "taking a failed group back", e));
@@ -669,6 +670,9 @@ impl Appender {
         placing.in_flight = 0;
         // It may be the mark that failed.
         placing.unmarked = true;
+        // Not at once again: a disk that is full stays so for a while. The next group takes along what is not durable yet.
+        placing.mark_wanted = false;
+        placing.flush_failure = is_flush.then(|| error.clone());
         if let Err(e) = self.rewind(&mut placing, committing) {
             drop(placing);
             self.poison(None, &Error::io(path, "taking a failed group back", e));
@@ -732,9 +736,31 @@ impl Appender {
         }
     }
 
-    /// What the batches wait for that were placed last: whoever wants to know what became of them waits for it too.
-    pub(crate) fn latest_gate(&self) -> Option<Arc<Gate>> {
-        self.placing.lock().latest_gate.clone()
+    /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only
+    /// the operating system has counts as under way where readers wait for the sync: the flush is coming.
+    pub(crate) fn settle(&self, wait: bool) -> Result<()> {
+        let mut placing = self.placing.lock();
+        let last = placing.next_position.get() - 1;
+        loop {
+            if let Some(error) = &placing.poisoned {
+                return Err(error.clone());
+            }
+            // Below `last` after a rewind, which took back what was under way.
+            let placed = placing.next_position.get() - 1;
+            let is_idle = placing.committing.is_some() && !placing.has_work();
+            if self.watermark.position().get() >= last.min(placed) || is_idle {
+                return Ok(());
+            }
+            if !wait {
+                return Err(Error::Busy {
+                    in_flight: placing.in_flight,
+                    max: self.options.in_flight_bytes_max,
+                });
+            }
+            placing.waiting += 1;
+            self.room.wait(&mut placing);
+            placing.waiting -= 1;
+        }
     }
 
     /// Count of batches so far.
@@ -767,8 +793,13 @@ impl Appender {
         placing.flush_wanted |= committing.writer.needs_sync();
         placing.mark_wanted = true;
         self.lead(committing, placing, false);
-        let placing = self.placing.lock();
-        placing.poisoned.clone().map_or(Ok(()), Err)
+        let mut placing = self.placing.lock();
+        let failure = placing.flush_failure.take();
+        let is_durable = self.durable_position().get() + 1 >= placing.next_position.get();
+        match placing.poisoned.clone().or(failure.filter(|_| !is_durable)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 
