@@ -719,7 +719,10 @@ const FAILURES: [&[Fault]; 5] = [
 #[test]
 fn a_failing_call_at_every_operation_costs_nothing_acknowledged() {
     let (mut states, mut io_errors, mut poisoned) = (0, 0, 0);
-    for (shape, seed) in SHAPES.into_iter().flat_map(|shape| seeds().map(move |seed| (shape, seed))) {
+    for (shape, seed) in SHAPES
+        .into_iter()
+        .flat_map(|shape| seeds().map(move |seed| (shape, seed)))
+    {
         let ops = count_ops(shape, seed);
         let mut examiner = Examiner::new(shape);
         for op in 0..ops {
@@ -730,7 +733,10 @@ fn a_failing_call_at_every_operation_costs_nothing_acknowledged() {
                     for (op, &fault) in (op..).zip(faults) {
                         world.disk.fail_at(op, fault);
                     }
-                    let context = format!("{} (seed {seed}), {faults:?} at {op} of {ops}, stop {stop_after_failure}", shape.name);
+                    let context = format!(
+                        "{} (seed {seed}), {faults:?} at {op} of {ops}, stop {stop_after_failure}",
+                        shape.name
+                    );
                     world.run().unwrap_or_else(|message| panic!("{context}: {message}"));
                     io_errors += world.io_errors;
                     poisoned += world.poisoned;
@@ -738,7 +744,11 @@ fn a_failing_call_at_every_operation_costs_nothing_acknowledged() {
                     if stop_after_failure && !failed {
                         continue;
                     }
-                    let mode = if stop_after_failure { CrashMode::DropAll } else { CrashMode::Random };
+                    let mode = if stop_after_failure {
+                        CrashMode::DropAll
+                    } else {
+                        CrashMode::Random
+                    };
                     let found = world.disk.crash_with(mode);
                     world.log = None;
                     examiner

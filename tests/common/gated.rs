@@ -1,0 +1,199 @@
+//! A disk that can be held up: a write or a sync of a segment waits until the test lets it go on, so that a test can look at
+//! what is under way without any sleep. It lies over the simulated disk.
+#![cfg(feature = "sim")]
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use annals::sim::{Bytes, Dir, Entry, File, Lock, OpenMode, SimDisk};
+use parking_lot::{Condvar, Mutex};
+
+/// What is held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Nothing,
+    /// Writes to segments.
+    Writes,
+    /// Syncs of segments; only without direct writes, which are both in one.
+    Syncs,
+}
+
+/// The switch of a [`gated`] disk.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    hold: Hold,
+    held: usize,
+    failing: Option<io::ErrorKind>,
+}
+
+impl Gate {
+    /// From now on, operations of this kind wait.
+    pub(crate) fn hold(&self, hold: Hold) {
+        self.state.lock().hold = hold;
+    }
+
+    /// Lets everything go on.
+    pub(crate) fn release(&self) {
+        self.hold(Hold::Nothing);
+        self.changed.notify_all();
+    }
+
+    /// Waits until an operation is held.
+    pub(crate) fn wait_until_held(&self) {
+        let mut state = self.state.lock();
+        while state.held == 0 {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// From now on, direct writes fail with this kind.
+    pub(crate) fn fail_direct_writes(&self, kind: Option<io::ErrorKind>) {
+        self.state.lock().failing = kind;
+    }
+
+    fn pass(&self, kind: Hold) {
+        let mut state = self.state.lock();
+        if state.hold != kind {
+            return;
+        }
+        state.held += 1;
+        self.changed.notify_all();
+        while state.hold == kind {
+            self.changed.wait(&mut state);
+        }
+        state.held -= 1;
+    }
+}
+
+/// The root of an empty disk, and its switch.
+pub(crate) fn gated(disk: &SimDisk) -> (Arc<dyn Dir>, Arc<Gate>) {
+    let gate = Arc::new(Gate {
+        state: Mutex::new(State {
+            hold: Hold::Nothing,
+            held: 0,
+            failing: None,
+        }),
+        changed: Condvar::new(),
+    });
+    let root = GatedDir {
+        inner: disk.root(),
+        gate: Arc::clone(&gate),
+    };
+    (Arc::new(root), gate)
+}
+
+struct GatedDir {
+    inner: Arc<dyn Dir>,
+    gate: Arc<Gate>,
+}
+
+impl fmt::Debug for GatedDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Dir for GatedDir {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let inner = self.inner.open(name, mode)?;
+        if !name.starts_with('0') {
+            return Ok(inner);
+        }
+        Ok(Arc::new(GatedFile {
+            inner,
+            gate: Arc::clone(&self.gate),
+            direct: mode == OpenMode::DirectSync,
+        }))
+    }
+
+    fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(Self {
+            inner: self.inner.subdir(name, create)?,
+            gate: Arc::clone(&self.gate),
+        }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.inner.list()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
+        self.inner.lock(name)
+    }
+
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    inner: Arc<dyn File>,
+    gate: Arc<Gate>,
+    direct: bool,
+}
+
+impl GatedFile {
+    fn before_write(&self) -> io::Result<()> {
+        self.gate.pass(Hold::Writes);
+        let failing = self.gate.state.lock().failing.filter(|_| self.direct);
+        failing.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+}
+
+impl File for GatedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.before_write()?;
+        self.inner.write_at(buf, offset)
+    }
+
+    fn write_two_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<usize> {
+        self.before_write()?;
+        self.inner.write_two_at(first, second, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass(Hold::Syncs);
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.inner.allocate(len)
+    }
+
+    fn map(&self, len: usize) -> io::Result<Bytes> {
+        self.inner.map(len)
+    }
+}
