@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use annals::sim::{CrashMode, Environment, Fault, SimDisk};
-use annals::{Durability, ExpectedVersion, Log, NewEvent, Options};
+use annals::{Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read};
 
 fn open(disk: &SimDisk, durability: Durability, seed: u64) -> annals::Result<Log> {
     let options = Options::new().segment_bytes(16 * 1024).durability(durability);
@@ -34,4 +34,55 @@ fn a_power_cut_while_an_unsynced_segment_is_followed_by_the_next_is_no_damage() 
         }
     }
     assert!(cuts_met > 40, "the log rolled within the operations that were cut");
+}
+
+/// `log_mutated`: with the file of a sealed segment gone, a stream whose last events were in it was answered from older
+/// segments as if they had never been, and the next append would have given their versions again.
+#[test]
+fn a_missing_segment_is_not_passed_over_in_the_search_for_a_stream() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, Durability::Sync, 1).unwrap();
+    let data = [b'.'; 3000];
+    for stream in ["early", "late"] {
+        // More than a segment holds, so that the second one has the last events of "early".
+        for _ in 0..6 {
+            log.append(stream, ExpectedVersion::Any, &[NewEvent::new("T", &data)])
+                .unwrap();
+        }
+    }
+    log.close().unwrap();
+    let segments: Vec<String> = disk.files().into_iter().filter(|path| path.ends_with(".log")).collect();
+    assert!(segments.len() >= 4, "{segments:?}");
+    disk.remove_file(&segments[1]).unwrap();
+    let event = NewEvent::new("T", "");
+
+    let log = open(&disk, Durability::Sync, 2).unwrap();
+    for stream in ["early", "never"] {
+        assert!(
+            matches!(log.stream_version(stream), Err(Error::Damaged { .. })),
+            "{stream}"
+        );
+        assert!(
+            matches!(log.read_stream(stream, Read::forward()), Err(Error::Damaged { .. })),
+            "{stream}"
+        );
+        let appended = log.append(stream, ExpectedVersion::Any, &[event]);
+        assert!(matches!(appended, Err(Error::Damaged { .. })), "{stream}: {appended:?}");
+    }
+    assert_eq!(log.stream_version("late").unwrap().get(), 6);
+    assert_eq!(
+        log.append("late", ExpectedVersion::Any, &[event])
+            .unwrap()
+            .last_version
+            .get(),
+        7
+    );
+    log.close().unwrap();
+
+    // The one right before the active segment: an append looks there first, from memory.
+    let segments: Vec<String> = disk.files().into_iter().filter(|path| path.ends_with(".log")).collect();
+    disk.remove_file(&segments[segments.len() - 2]).unwrap();
+    let log = open(&disk, Durability::Sync, 3).unwrap();
+    let appended = log.append("early", ExpectedVersion::Any, &[event]);
+    assert!(matches!(appended, Err(Error::Damaged { .. })), "{appended:?}");
 }

@@ -14,12 +14,30 @@ pub(crate) fn last_part(
     stream: &str,
     before: Position,
 ) -> Result<Option<(Arc<Segment>, Found)>> {
+    let mut here = segments.at(before).filter(|here| here.first_position() == before);
     let mut next = segments.before(before);
-    while let Some(segment) = next {
+    loop {
+        if let Some(here) = &here {
+            check_joins(here, next.as_deref())?;
+        }
+        let Some(segment) = next else { return Ok(None) };
         if let Some(found) = segment.find(stream)? {
             return Ok(Some((segment, found)));
         }
         next = segments.before(segment.first_position());
+        here = Some(segment);
     }
-    Ok(None)
+}
+
+/// "No such stream" is an answer about all segments, and "its last event is here" one about all later ones: a file that is
+/// missing must not be passed over.
+fn check_joins(segment: &Segment, before: Option<&Segment>) -> Result<()> {
+    let is_before = before.map_or(Position::START, Segment::first_position);
+    let previous = segment.open()?.header.previous;
+    if previous == is_before {
+        return Ok(());
+    }
+    let first_lost = previous.max(Position::new(1));
+    let last_lost = Position::new(segment.first_position().get().saturating_sub(1));
+    Err(segment.damaged(0, Some((first_lost, last_lost)), "segment whose predecessor is missing"))
 }
