@@ -15,7 +15,7 @@ use crate::append::maintenance::{Crew, Work};
 use crate::append::segment_writer::SegmentWriter;
 use crate::append::ticket::{Places, Ticket};
 use crate::environment::Environment;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::record::{NewEvent, check_stream};
 use crate::format::segment_header::Generation;
@@ -146,11 +146,15 @@ impl Log {
         let recovered = recover(&root, &options, &environment)?;
         let report = recovered.report.clone();
         let dir = recovered.segments_dir;
-        let generation = Generation {
-            ordinal: recovered.generation + 1,
-            nonce: nonce(&environment),
-        };
         let active = recovered.active;
+        let generation = Generation::after(recovered.generation, nonce(&environment)).ok_or_else(|| {
+            Error::damaged(Damage {
+                path: dir.path().join(names::segment(active.header.first_position)),
+                offset: 0,
+                positions: None,
+                what: "the generations of the log are used up".to_owned(),
+            })
+        })?;
         let image = Arc::clone(active.image.image());
         let index = Arc::new(RwLock::new(active.index));
         let segment = Arc::new(Segment::active(

@@ -701,10 +701,8 @@ impl Appender {
                 "the image of the active segment does not hold what was written",
             ));
         }
-        placing.generation = Generation {
-            ordinal: placing.generation.ordinal + 1,
-            nonce: nonce(&self.environment),
-        };
+        placing.generation = Generation::after(placing.generation.ordinal, nonce(&self.environment))
+            .ok_or_else(|| io::Error::other("the generations of the log are used up"))?;
         placing.next_position = found.last_position.next();
         let index = Arc::new(RwLock::new(builder.finish(end)));
         let segment = Arc::clone(&placing.active.segment);

@@ -14,7 +14,8 @@
 //! Valid iff (G1) the magic is right, (G2) the crc matches, (G3) the body ends within the segment, (G4) the body
 //! is exactly `record count` valid records, and the last one ends a batch, (G5) the positions of its events
 //! are consecutive from `first position`, which follows the last position before it, (G6) its generation
-//! is not below that of the group before it.
+//! is not below that of the group before it, (G7) first position is at most 2^63 - 1, durable position is below it, and the
+//! generation is 1 to 2^31.
 //!
 //! A header never straddles a sector: where it would, the group starts on the next one ([`group_offset`]). So
 //! a header is on disk whole or not at all, and one that is neither whole nor zero is damage, not a tear.
@@ -23,8 +24,8 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::segment_header::Generation;
-use super::{ALIGNMENT, aligned, crc32};
+use super::segment_header::{GENERATION_MAX, Generation};
+use super::{ALIGNMENT, ORDINAL_MAX, aligned, crc32};
 use crate::storage::SECTOR_BYTES;
 use crate::types::Position;
 
@@ -60,13 +61,13 @@ impl GroupHeader {
         bytes
     }
 
-    /// Decodes the header at the beginning of `bytes` by rules G1 and G2; `None` if there is none.
+    /// Decodes the header at the beginning of `bytes` by rules G1, G2 and G7; `None` if there is none.
     pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
         let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
         if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc32(&[&bytes[4..]]) ^ seed {
             return None;
         }
-        Some(Self {
+        let header = Self {
             body_len: LittleEndian::read_u32(&bytes[8..]),
             record_count: LittleEndian::read_u32(&bytes[12..]),
             first_position: Position::new(LittleEndian::read_u64(&bytes[16..])),
@@ -75,7 +76,11 @@ impl GroupHeader {
                 ordinal: LittleEndian::read_u32(&bytes[32..]),
                 nonce: LittleEndian::read_u32(&bytes[36..]),
             },
-        })
+        };
+        let in_bounds = header.first_position.get() <= ORDINAL_MAX
+            && header.durable_position < header.first_position
+            && (1..=GENERATION_MAX).contains(&header.generation.ordinal);
+        in_bounds.then_some(header)
     }
 
     /// Whether this is a mark.
@@ -147,6 +152,44 @@ mod tests {
         }
         assert_eq!(GroupHeader::decode(&[0; 40], 5), None);
         assert_eq!(GroupHeader::decode(&[0xff; 40], 5), None);
+    }
+
+    #[test]
+    fn fields_out_of_bounds_are_refused_though_the_crc_matches() {
+        let good = header();
+        let generation = |ordinal| Generation { ordinal, nonce: 99 };
+        for bad in [
+            GroupHeader {
+                first_position: Position::new(6),
+                ..good
+            },
+            GroupHeader {
+                first_position: Position::new(1 << 63),
+                ..good
+            },
+            GroupHeader {
+                durable_position: Position::new(7),
+                ..good
+            },
+            GroupHeader {
+                durable_position: Position::new(u64::MAX),
+                ..good
+            },
+            GroupHeader {
+                generation: generation(0),
+                ..good
+            },
+            GroupHeader {
+                generation: generation(GENERATION_MAX + 1),
+                ..good
+            },
+            GroupHeader {
+                generation: generation(u32::MAX),
+                ..good
+            },
+        ] {
+            assert_eq!(GroupHeader::decode(&bad.encode(5), 5), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub(crate) const TAGS_BYTES_MAX: usize = u16::MAX as usize;
 /// Groups and records start on a multiple of this.
 pub(crate) const ALIGNMENT: usize = 8;
 
+/// The largest position and version: what comes after it can still be counted. No log reaches it, so a larger one was never
+/// written, whatever its checksum says.
+pub(crate) const ORDINAL_MAX: u64 = i64::MAX as u64;
+
 /// `len` rounded up to [`ALIGNMENT`].
 pub(crate) const fn aligned(len: usize) -> usize {
     len.next_multiple_of(ALIGNMENT)

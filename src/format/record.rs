@@ -20,7 +20,7 @@
 //!
 //! Valid iff (R1) it ends within the group, (R2) the crc matches, (R3) the kind is known, (R4) the lengths add up to
 //! no more than the length, (R5) stream, type and tags are UTF-8 and within their bounds, (R6) unknown
-//! flags are zero.
+//! flags are zero, (R7) the position is 1 to 2^63 - 1 (of a seal: 0 to), and the version 1 to the position.
 //!
 //! The checksum takes the body first so that a caller can checksum it outside every lock, before position,
 //! version and timestamp are known; the header's 40 bytes are added when they are ([`number`]).
@@ -28,7 +28,7 @@
 use byteorder::{ByteOrder, LittleEndian};
 use uuid::Uuid;
 
-use super::{ALIGNMENT, EVENT_TYPE_BYTES_MAX, STREAM_BYTES_MAX, TAGS_BYTES_MAX, aligned, crc32};
+use super::{ALIGNMENT, EVENT_TYPE_BYTES_MAX, ORDINAL_MAX, STREAM_BYTES_MAX, TAGS_BYTES_MAX, aligned, crc32};
 use crate::error::{Error, Result};
 use crate::types::{Position, Timestamp, Version};
 
@@ -337,7 +337,7 @@ pub(crate) fn stored_crc(bytes: &[u8]) -> u32 {
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordError {
-    /// Rules R1, R2, R4, R5, R6.
+    /// Rules R1, R2, R4, R5, R6, R7.
     Invalid(&'static str),
     /// Rule R3: whole, but of a kind this release does not know.
     UnknownKind(u8),
@@ -348,7 +348,7 @@ pub(crate) fn looks_like_seal(bytes: &[u8]) -> bool {
     bytes.get(32) == Some(&KIND_SEAL)
 }
 
-/// Decodes the record at the beginning of `bytes` and checks it by rules R1 to R6.
+/// Decodes the record at the beginning of `bytes` and checks it by rules R1 to R7.
 #[inline]
 pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError> {
     use RecordError::Invalid;
@@ -372,6 +372,9 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
     let flags = header[33];
     if flags & !(FLAG_LAST_OF_BATCH | FLAG_HAS_ID) != 0 {
         return Err(Invalid("record with unknown flags"));
+    }
+    if position.get() > ORDINAL_MAX {
+        return Err(Invalid("record with a position out of bounds"));
     }
     let body = &padded_body[..body_len];
     let record = match header[32] {
@@ -404,12 +407,16 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
             let (Ok(stream), Ok(event_type)) = (std::str::from_utf8(stream), std::str::from_utf8(event_type)) else {
                 return Err(Invalid("record with a name that is not UTF-8"));
             };
+            let version = Version::new(LittleEndian::read_u64(&header[16..]));
+            if version == Version::EMPTY || version.get() > position.get() {
+                return Err(Invalid("record with a version out of bounds"));
+            }
             if !Tags::are_valid(tags) {
                 return Err(Invalid("record with malformed tags"));
             }
             Record::Event(EventRef {
                 position,
-                version: Version::new(LittleEndian::read_u64(&header[16..])),
+                version,
                 timestamp,
                 stream,
                 id: id.and_then(|id| Uuid::from_slice(id).ok()),
@@ -455,6 +462,31 @@ mod tests {
         encode_event(&mut buf, "order-1", event).unwrap();
         number(&mut buf, &NUMBERS, 5);
         buf
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_though_the_crc_matches() {
+        let decoded = |position, version| {
+            let mut buf = Vec::new();
+            encode_event(&mut buf, "order-1", &NewEvent::new("T", "")).unwrap();
+            let numbers = Numbers {
+                position: Position::new(position),
+                version: Version::new(version),
+                ..NUMBERS
+            };
+            number(&mut buf, &numbers, 5);
+            decode(&buf, 5).map(drop)
+        };
+        for (position, version) in [(1, 1), (9, 9), (ORDINAL_MAX, ORDINAL_MAX)] {
+            assert_eq!(decoded(position, version), Ok(()));
+        }
+        for (position, version) in [(0, 0), (0, 1), (9, 0), (9, 10), (ORDINAL_MAX + 1, 1), (u64::MAX, 1)] {
+            let refused = decoded(position, version);
+            assert!(
+                matches!(refused, Err(RecordError::Invalid(_))),
+                "{position}, {version}: {refused:?}"
+            );
+        }
     }
 
     fn full_event() -> NewEvent<'static> {

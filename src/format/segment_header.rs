@@ -15,11 +15,11 @@
 //! |     72 | 4024 | -      | zero           | reserved                                           |
 //!
 //! Valid iff (S1) the magic is right, (S2) the crc matches, (S3) the version is known, (S4) the log id is that of
-//! the log, (S5) the first position is that of the name, (S6) segment bytes and group align are within bounds.
+//! the log, (S5) the first position is that of the name, (S6) segment bytes and group align are within bounds, first position is 1 to 2^63 - 1 and above previous.
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{HeaderError, LogId, check_header, crc32, finish_header};
+use super::{HeaderError, LogId, ORDINAL_MAX, check_header, crc32, finish_header};
 use crate::types::Position;
 
 const MAGIC: &[u8; 8] = b"ANNALSEG";
@@ -44,6 +44,9 @@ pub(crate) struct SegmentHeader {
     pub(crate) segment_bytes: u32,
     pub(crate) group_align: u32,
 }
+
+/// The highest ordinal of a generation; after it a log can be read, and no longer opened for appends.
+pub(crate) const GENERATION_MAX: u32 = 1 << 31;
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> Box<[u8; SEGMENT_HEADER_BYTES]> {
@@ -78,7 +81,9 @@ impl SegmentHeader {
         };
         let in_bounds = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&u64::from(header.segment_bytes))
             && header.segment_bytes.is_multiple_of(4096)
-            && matches!(header.group_align, 8 | 4096);
+            && matches!(header.group_align, 8 | 4096)
+            && header.first_position.get() <= ORDINAL_MAX
+            && header.previous < header.first_position;
         if in_bounds {
             Ok(header)
         } else {
@@ -109,6 +114,14 @@ impl SegmentHeader {
 pub(crate) struct Generation {
     pub(crate) ordinal: u32,
     pub(crate) nonce: u32,
+}
+
+impl Generation {
+    /// The generation after one with this ordinal; `None` if they are used up.
+    pub(crate) fn after(ordinal: u32, nonce: u32) -> Option<Self> {
+        let ordinal = ordinal.checked_add(1).filter(|&next| next <= GENERATION_MAX)?;
+        Some(Self { ordinal, nonce })
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +156,30 @@ mod tests {
         assert!(SegmentHeader::decode(&[0; SEGMENT_HEADER_BYTES]).is_err());
         assert!(SegmentHeader::decode(&[0xff; SEGMENT_HEADER_BYTES]).is_err());
         assert!(SegmentHeader::decode(&good[..4095]).is_err());
+    }
+
+    #[test]
+    fn positions_out_of_bounds_are_refused_though_the_crc_matches() {
+        for (first_position, previous) in [(0, 0), (1, 1), (7, 8), (1 << 63, 1), (u64::MAX, 1)] {
+            let bad = SegmentHeader {
+                first_position: Position::new(first_position),
+                previous: Position::new(previous),
+                ..header()
+            };
+            assert!(
+                SegmentHeader::decode(&bad.encode()[..]).is_err(),
+                "{first_position} after {previous}"
+            );
+        }
+    }
+
+    #[test]
+    fn generations_end_before_they_overflow() {
+        let next = |ordinal| Generation::after(ordinal, 7).map(|next| (next.ordinal, next.nonce));
+        assert_eq!(next(0), Some((1, 7)));
+        assert_eq!(next(GENERATION_MAX - 1), Some((GENERATION_MAX, 7)));
+        assert_eq!(next(GENERATION_MAX), None);
+        assert_eq!(next(u32::MAX), None);
     }
 
     #[test]
