@@ -20,7 +20,7 @@
 //! - I3. The watermark moves only over what is durable, unless the log was opened with [`Durability::Os`].
 //! - I4. A segment is sealed only after its successor's file, header and name are durable, which are made only after all its groups
 //!   are; a group is written to the successor only after the seal is durable.
-//! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group's header is erased on disk before
+//! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group is erased on disk before
 //!   anything else is written, everything placed and not written fails with it, and a new generation begins.
 //! - I6. The lock of `placing` is never held across a system call that reaches the disk.
 
