@@ -13,9 +13,9 @@
 //!
 //! Valid iff (G1) the magic is right, (G2) the crc matches, (G3) the body ends within the segment, (G4) the body
 //! is exactly `record count` valid records, and the last one ends a batch, (G5) the positions of its events
-//! are consecutive from `first position`, which follows the last position before it, (G6) its generation
-//! is not below that of the group before it, (G7) first position is at most 2^63 - 1, durable position is below it, and the
-//! generation is 1 to 2^31.
+//! are consecutive from `first position`, which follows the last position before it, and timestamps do not
+//! decrease within the segment, (G6) its generation is not below that of the group before it, (G7) first position is
+//! at most 2^63 - 1, durable position is below it, and the generation is 1 to 2^31.
 //!
 //! A header never straddles a sector: where it would, the group starts on the next one ([`group_offset`]). So
 //! a header is on disk whole or not at all, and one that is neither whole nor zero is damage, not a tear.
