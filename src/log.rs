@@ -174,7 +174,7 @@ impl Log {
         let watermark = Arc::new(Watermark::new(report.last_position));
         let name = names::segment(active.header.first_position);
         let direct = Appender::open_direct(&*dir, &options, &name);
-        let writer = SegmentWriter::new(active.file, direct, image, active.end)
+        let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
             .at(&dir.path().join(name), "taking memory for a page")?;
         let recovered = Recovered {
             active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),

@@ -604,7 +604,7 @@ impl Appender {
         };
         let start = segment.visible_end();
         let sealed = committing.writer.write(seal.end, true);
-        let next = SegmentWriter::new(prepared.file, direct, image, start);
+        let next = SegmentWriter::new(prepared.file, direct, image, header.group_align, start);
         let next = match (sealed, next) {
             (Ok(()), Ok(next)) => next,
             (Err(WriteFailure::Sync(e) | WriteFailure::Write(e)), _) | (_, Err(e)) => {

@@ -8,6 +8,8 @@
 //! - I1. Below `durable_end` everything is durable; below `written_end` the operating system has everything.
 //! - I2. The memory a write reads does not change while it reads: full pages are frozen, and the last, partial page is copied
 //!   aside first, because the next group may be filled into its remainder meanwhile.
+//! - I3. Where groups start on pages of their own, a page is not written again once it is durable: what lies between the end of
+//!   one group and the next is zero already and is passed over.
 
 use std::io;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub(crate) struct SegmentWriter {
     /// The same file for direct writes; `None` where they cannot be had.
     direct: Option<Arc<dyn File>>,
     image: Arc<Image>,
+    /// What groups of this segment start on a multiple of.
+    group_align: usize,
     written_end: usize,
     durable_end: usize,
     /// One page, aligned, for the copy of I2.
@@ -43,6 +47,7 @@ impl SegmentWriter {
         file: Arc<dyn File>,
         direct: Option<Arc<dyn File>>,
         image: Arc<Image>,
+        group_align: u32,
         end: usize,
     ) -> io::Result<Self> {
         let aside = Image::zeroed(PAGE_BYTES)?;
@@ -50,6 +55,7 @@ impl SegmentWriter {
             file,
             direct,
             image,
+            group_align: group_align as usize,
             written_end: end,
             durable_end: end,
             aside,
@@ -83,8 +89,11 @@ impl SegmentWriter {
                 Err(e) => return Err(WriteFailure::Sync(e)),
             }
         }
-        let bytes = &self.image.frozen()[self.written_end..end];
-        write_all_at(&*self.file, bytes, self.written_end as u64).map_err(WriteFailure::Write)?;
+        let start = self.written_end.next_multiple_of(self.group_align);
+        if start < end {
+            let bytes = &self.image.frozen()[start..end];
+            write_all_at(&*self.file, bytes, start as u64).map_err(WriteFailure::Write)?;
+        }
         self.written_end = end;
         if sync {
             self.file.sync_data().map_err(WriteFailure::Sync)?;
@@ -93,10 +102,13 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Writes the pages from the one that holds `durable_end` to the one that holds `end`.
+    /// Writes the pages from the one that the bytes after `durable_end` lie in to the one that holds `end`.
     fn write_pages(&mut self, direct: &dyn File, end: usize) -> io::Result<()> {
         let frozen = &self.image.frozen()[..end];
-        let start = self.durable_end / PAGE_BYTES * PAGE_BYTES;
+        let start = self.durable_end.next_multiple_of(self.group_align) / PAGE_BYTES * PAGE_BYTES;
+        if start >= end {
+            return Ok(());
+        }
         let tail_start = end / PAGE_BYTES * PAGE_BYTES;
         let tail = &frozen[tail_start..];
         let aside = self.aside.unfrozen_mut(0, PAGE_BYTES);

@@ -224,9 +224,11 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     }
     report.cut_bytes = (cut_end - found.end) as u64;
     image.unfrozen_mut(found.end, cut_end - found.end).fill(0);
-    if found.proven_end < cut_end {
-        let bytes = &image.unfrozen_mut(found.proven_end, cut_end - found.proven_end)[..];
-        write_all_at(&*file, bytes, found.proven_end as u64).at(&path, "writing what was recovered")?;
+    // Where groups start on pages of their own, the page of the last proven one is left alone.
+    let start = found.proven_end.next_multiple_of(header.group_align as usize);
+    if start < cut_end {
+        let bytes = &image.unfrozen_mut(start, cut_end - start)[..];
+        write_all_at(&*file, bytes, start as u64).at(&path, "writing what was recovered")?;
         file.sync_data().at(&path, "syncing what was recovered")?;
     }
     image.freeze(found.end);
