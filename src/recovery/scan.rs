@@ -126,13 +126,9 @@ pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visi
                         generation: group.generation.ordinal,
                         ..body
                     };
+                    // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
                     unproven.push_back((found.last_position, end));
                     found.is_marked = group.is_mark();
-                    if group.is_mark() && group.durable_position >= found.last_position {
-                        // A mark is no promise to anyone: nothing is lost with it, so it needs no proof of its own.
-                        unproven.clear();
-                        found.proven_end = end;
-                    }
                     continue;
                 }
                 Err(GroupError::UnknownKind { offset, kind }) => {
