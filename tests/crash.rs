@@ -789,6 +789,10 @@ fn a_mark_that_never_reached_the_disk_hides_nothing_behind_it() {
         let expected = whole_log(&log).unwrap();
         let found = disk.crash_with(CrashMode::DropAll);
         let log = open(&found, &options, 3).unwrap();
-        assert!(whole_log(&log).unwrap() == expected, "{len} bytes: {:?}", log.recovery());
+        assert!(
+            whole_log(&log).unwrap() == expected,
+            "{len} bytes: {:?}",
+            log.recovery()
+        );
     }
 }

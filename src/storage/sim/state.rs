@@ -394,7 +394,12 @@ impl State {
         let len = match fault {
             Some(Fault::Error(kind)) => return Err(kind.into()),
             Some(Fault::PowerCut) => {
-                let part = whole_sectors(offset, self.rng.below(fitting + 1), fitting);
+                let sector = SECTOR_BYTES as u64;
+                let (first, end) = (offset / sector, offset + fitting as u64);
+                // What is handed on of a write is whole sectors, never a part of one.
+                let sectors = usize::try_from(end.div_ceil(sector) - first).unwrap_or(0);
+                let stop = (first + self.rng.below(sectors + 1) as u64) * sector;
+                let part = usize::try_from(stop.clamp(offset, end) - offset).unwrap_or(0);
                 self.change(id, |body| body.write(op, &buf[..part], offset));
                 self.power = false;
                 return Err(no_power());
@@ -663,16 +668,6 @@ impl Inode {
             body,
         }
     }
-}
-
-/// How much of a write of `len` bytes at `offset` has happened when it stops after about `part` of them: what is handed on is
-/// whole sectors, never a part of one.
-fn whole_sectors(offset: u64, part: usize, len: usize) -> usize {
-    if part == len {
-        return len;
-    }
-    let beyond = (offset + part as u64) % SECTOR_BYTES as u64;
-    part.saturating_sub(usize::try_from(beyond).unwrap_or(part))
 }
 
 fn no_power() -> io::Error {
