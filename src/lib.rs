@@ -80,3 +80,8 @@ pub mod sim {
     pub use crate::environment::Environment;
     pub use crate::storage::sim::*;
 }
+
+/// The examples of the README are compiled, and run, with the tests.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

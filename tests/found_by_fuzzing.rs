@@ -1,6 +1,5 @@
 //! What the targets in `fuzz/` have found: each bug by its smallest story.
 #![cfg(feature = "sim")]
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 use annals::{Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read};

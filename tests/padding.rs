@@ -66,7 +66,7 @@ impl File for NotingFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let written = self.0.write_at(buf, offset)?;
         let last = offset + written as u64 - 1;
-        let mut pages = self.1.lock().unwrap();
+        let mut pages = self.1.lock().expect("not poisoned");
         for page in offset / 4096..=last / 4096 {
             *pages.entry(page).or_default() += 1;
         }
