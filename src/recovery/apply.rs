@@ -492,7 +492,12 @@ fn adopt_seal(dir: &Arc<dyn Dir>, before: &mut Surveyed) -> Result<()> {
     let Some(contents) = &mut before.contents else {
         return Ok(());
     };
-    let (from, to) = (contents.scan.proven_end, contents.scan.end);
+    let to = contents.scan.end;
+    let from = contents
+        .scan
+        .proven_end
+        .next_multiple_of(contents.header.group_align as usize)
+        .min(to);
     write_all_at(&*before.file, contents.image.unfrozen_mut(from, to - from), from as u64)
         .and_then(|()| before.file.sync_data())
         .at(&path, "writing the end of a sealed segment again")
