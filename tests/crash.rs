@@ -9,8 +9,8 @@ mod common;
 
 use std::io::ErrorKind;
 
-use annals::sim::{CrashMode, Fault, SimDisk};
-use annals::{Durability, Error, Log, Options, Read, Verdict, Version};
+use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+use annals::{Durability, Error, Log, Options, Read, Timestamp, Verdict, Version};
 use common::{
     Checked, Fate, Found, Oracle, Part, Rng, batch_of, copy, effort, ensure, open, places, snapshot_bytes, whole_log,
 };
@@ -794,5 +794,35 @@ fn a_mark_that_never_reached_the_disk_hides_nothing_behind_it() {
             "{len} bytes: {:?}",
             log.recovery()
         );
+    }
+}
+
+/// A roll succeeds, the first group of the new segment does not, and the close leaves a mark in it and no event. The time of the last
+/// event is then found in the segment before.
+#[test]
+fn timestamps_never_decrease_though_the_newest_segment_has_no_event() {
+    for direct_io in [true, false] {
+        for ahead in 0..24 {
+            let options = Options::new().segment_bytes(16 << 10).direct_io(direct_io);
+            let disk = SimDisk::new(1);
+            let late = Environment::deterministic(1).with_clock(|| Timestamp::from_micros(1_000_000));
+            let log = Log::open_in(disk.root(), options.clone(), late).unwrap();
+            let mut n = 0;
+            let mut append = |log: &Log| {
+                n += 1;
+                log.append_batch(&batch_of(n, &[("alpha", vec![900])], None).0)
+            };
+            for _ in 0..10 {
+                append(&log).unwrap();
+            }
+            disk.fail_at(disk.ops() + ahead, Fault::Error(ErrorKind::StorageFull));
+            drop(append(&log));
+            drop(log.close());
+            drop(log);
+            disk.clear_faults();
+            let log = open(&disk, &options, 2).unwrap();
+            append(&log).unwrap();
+            whole_log(&log).unwrap_or_else(|message| panic!("failure {ahead} operations ahead: {message}"));
+        }
     }
 }

@@ -48,7 +48,7 @@ impl Rng {
 }
 
 /// An event as it was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Spec {
     pub(crate) stream: String,
     pub(crate) id: Option<Uuid>,
@@ -56,6 +56,19 @@ pub(crate) struct Spec {
     pub(crate) tags: Vec<String>,
     pub(crate) metadata: Vec<u8>,
     pub(crate) data: Vec<u8>,
+}
+
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let start = String::from_utf8_lossy(&self.data[..self.data.len().min(16)]);
+        write!(
+            f,
+            "{} of {}, {start:?} ({} bytes)",
+            self.event_type,
+            self.stream,
+            self.data.len()
+        )
+    }
 }
 
 /// An event as it was read.
