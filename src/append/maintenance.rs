@@ -1,6 +1,7 @@
 //! What is done off the append path: segments prepared ahead, index files written, a mark set when the log has been idle. Nothing
 //! that is promised depends on it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,61 +46,116 @@ pub(crate) fn commit_loop(appender: &Appender, work: &Receiver<CommitWork>) {
 
 /// The maintenance thread.
 pub(crate) fn maintenance_loop(appender: &Appender, work: &Receiver<Work>) {
-    // Count of batches when the log was last looked at, while a mark is owed.
-    let mut owed: Option<u64> = None;
-    loop {
-        let next = if owed.is_some() {
-            work.recv_timeout(IDLE)
-        } else {
-            work.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match next {
-            Ok(Work::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(Work::MarkWhenIdle) => owed = Some(appender.batch_count()),
-            Ok(other) => run(appender, other),
-            Err(RecvTimeoutError::Timeout) => {
-                let now = appender.batch_count();
-                if owed == Some(now) {
-                    appender.mark();
-                    owed = None;
-                } else {
-                    owed = Some(now);
-                }
+    Maintenance {
+        appender,
+        work,
+        mark_owed: None,
+        spare_owed: false,
+        stopped: false,
+    }
+    .run();
+}
+
+struct Maintenance<'a> {
+    appender: &'a Appender,
+    work: &'a Receiver<Work>,
+    /// Count of batches when the log was last looked at, while a mark is owed.
+    mark_owed: Option<u64>,
+    spare_owed: bool,
+    stopped: bool,
+}
+
+impl Maintenance<'_> {
+    fn run(&mut self) {
+        while !self.stopped {
+            let next = if self.mark_owed.is_some() {
+                self.work.recv_timeout(IDLE)
+            } else {
+                self.work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match next {
+                Ok(work) => self.take(work),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => self.mark_if_idle(),
             }
+            while std::mem::take(&mut self.spare_owed) {
+                // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
+                // segment keeps its image for long, which bounds the memory of a fast writer.
+                prepare_spare(self.appender, || {
+                    while let Ok(work) = self.work.try_recv() {
+                        self.take(work);
+                    }
+                    !self.stopped
+                });
+            }
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Stop => self.stopped = true,
+            Work::MarkWhenIdle => self.mark_owed = Some(self.appender.batch_count()),
+            Work::Prepare => self.spare_owed = true,
+            Work::Sealed(_) => {
+                run(self.appender, work);
+                self.spare_owed = true;
+            }
+            Work::MakeIndexes => run(self.appender, work),
+        }
+    }
+
+    fn mark_if_idle(&mut self) {
+        let now = self.appender.batch_count();
+        if self.mark_owed == Some(now) {
+            self.appender.mark();
+            self.mark_owed = None;
+        } else {
+            self.mark_owed = Some(now);
         }
     }
 }
 
-/// Does `work` at once, on the calling thread.
+/// Does `work` at once, on the calling thread: what there is to do with and without threads.
 pub(crate) fn run(appender: &Appender, work: Work) {
     match work {
-        Work::Prepare => prepare_spare(appender),
         Work::Sealed(active) => {
-            make_index(&*appender.dir, &appender.segments, &active.segment);
-            active.segment.release_image();
-            // Giving the image's pages back takes milliseconds: it happens here.
+            let segment = Arc::clone(&active.segment);
+            segment.release_image();
+            // Giving the image's pages back takes milliseconds: it happens here, and before the index is made, so that the image
+            // is not held as long as that takes.
             drop(active);
-            if appender.environment.threads {
-                prepare_spare(appender);
-            }
+            make_index(&*appender.dir, &appender.segments, &segment);
         }
-        Work::MakeIndexes => {
-            let mut all = appender.segments.all();
-            // The active segment has its index in memory, and no file.
-            all.pop();
-            for segment in all {
-                if let Err(error) = segment.index() {
-                    tracing::warn!(%error, "an index cannot be made");
-                } else if segment.memory_index().is_some() {
-                    make_index(&*appender.dir, &appender.segments, &segment);
-                }
-            }
-        }
-        Work::MarkWhenIdle | Work::Stop => {}
+        Work::MakeIndexes => make_missing_indexes(appender),
+        Work::Prepare | Work::MarkWhenIdle | Work::Stop => {}
     }
 }
 
-fn prepare_spare(appender: &Appender) {
+/// Makes index files for the sealed segments that have none. Those that are there are not opened: that costs nothing before
+/// they are used.
+fn make_missing_indexes(appender: &Appender) {
+    let there: HashSet<String> = match appender.dir.list() {
+        Ok(entries) => entries.into_iter().map(|entry| entry.name).collect(),
+        Err(error) => return tracing::warn!(%error, "the segments cannot be listed"),
+    };
+    let mut all = appender.segments.all();
+    // The active segment has its index in memory, and no file.
+    all.pop();
+    for segment in all {
+        if appender.is_stopping() {
+            return;
+        }
+        if there.contains(&names::index(segment.first_position())) {
+            continue;
+        }
+        match segment.index() {
+            Ok(_) => make_index(&*appender.dir, &appender.segments, &segment),
+            Err(error) => tracing::warn!(%error, "an index cannot be made"),
+        }
+    }
+}
+
+fn prepare_spare(appender: &Appender, go_on: impl FnMut() -> bool) {
     if appender.prepared.lock().is_some() {
         return;
     }
@@ -109,7 +165,7 @@ fn prepare_spare(appender: &Appender) {
     }
     let len = appender.options.segment_bytes;
     let made = match prepare::adopt(&*appender.dir, len) {
-        Ok(None) => prepare::prepare(&*appender.dir, len, || !appender.is_stopping()),
+        Ok(None) => prepare::prepare(&*appender.dir, len, go_on),
         adopted => adopted,
     };
     match made {

@@ -286,6 +286,13 @@ impl Segment {
         }
         let index = SegmentIndex::Memory(Arc::new(RwLock::new(builder.finish(found.end))));
         *self.index.write() = Some(index.clone());
+        // A file that was wrong must not be met again; the next open makes another one.
+        match self.dir.remove(&names::index(self.first_position)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(error = %e, "a wrong index file cannot be removed");
+            }
+            _ => {}
+        }
         Ok(index)
     }
 
