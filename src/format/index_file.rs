@@ -27,7 +27,8 @@
 //! |        |      |        | offsets          | see [`pack_offsets`]                                 |
 //!
 //! Valid iff (I1) magic, crc and version are right, (I2) log id, first position and salt are those of the segment, (I3)
-//! the sizes add up to the length of the file, (I4) the body crc matches. The hash is SipHash-2-4 of the stream's name,
+//! the sizes add up to the length of the file, (I4) the body crc matches, (I5) new streams <= streams <= events, and events
+//! and payload bytes are not above the segment's length. The hash is SipHash-2-4 of the stream's name,
 //! keyed with the log id; its lower half chooses the slot, and the next slots follow on a clash.
 
 use byteorder::{ByteOrder, LittleEndian};
@@ -91,7 +92,7 @@ impl IndexHeader {
         finish_header(bytes, MAGIC);
     }
 
-    /// Decodes and checks the whole of `file` by rules I1 to I4.
+    /// Decodes and checks the whole of `file` by rules I1 to I5.
     pub(crate) fn decode(file: &[u8], segment: &SegmentHeader) -> Result<Self, HeaderError> {
         use HeaderError::Invalid;
         let Some((bytes, body)) = file.split_at_checked(INDEX_HEADER_BYTES) else {
@@ -122,6 +123,14 @@ impl IndexHeader {
         }
         if !header.slots.is_power_of_two() || header.slots <= header.streams {
             return Err(Invalid("index whose hash table is too small"));
+        }
+        // Counts that no segment of this length can have would overflow where they are added up.
+        let bytes_max = u64::from(segment.segment_bytes);
+        if u64::from(header.streams) > header.events || header.events.max(header.payload_bytes) > bytes_max {
+            return Err(Invalid("index whose sums are out of bounds"));
+        }
+        if header.new_streams > u64::from(header.streams) {
+            return Err(Invalid("index whose sums are out of bounds"));
         }
         if header.sections().offsets + u64::from(header.offsets_len) != file.len() as u64 {
             return Err(Invalid("index whose sizes do not add up"));
@@ -338,6 +347,58 @@ mod tests {
                 // Never a panic, whatever is missing; and never all of them.
                 assert_eq!(unpack_offsets(&section[..cut], &entry, 0, count), None, "cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn sums_out_of_bounds_are_refused_though_the_checksums_match() {
+        let segment = SegmentHeader {
+            log_id: [3; 16],
+            first_position: crate::types::Position::new(1),
+            previous: crate::types::Position::START,
+            salt: 5,
+            created_at_micros: 0,
+            segment_bytes: 1 << 14,
+            group_align: 8,
+        };
+        let good = IndexHeader {
+            log_id: segment.log_id,
+            first_position: 1,
+            salt: 5,
+            events: 3,
+            new_streams: 1,
+            payload_bytes: 1 << 14,
+            streams: 1,
+            slots: 2,
+            ..IndexHeader::default()
+        };
+        let decoded = |header: IndexHeader| {
+            let mut file = vec![0; INDEX_HEADER_BYTES + 2 * SLOT_BYTES + ENTRY_BYTES];
+            header.encode_into(&mut file);
+            IndexHeader::decode(&file, &segment)
+        };
+        assert_eq!(decoded(good), Ok(good));
+        for bad in [
+            IndexHeader { events: 0, ..good },
+            IndexHeader {
+                events: (1 << 14) + 1,
+                ..good
+            },
+            IndexHeader {
+                events: u64::MAX,
+                ..good
+            },
+            IndexHeader {
+                payload_bytes: u64::MAX,
+                ..good
+            },
+            IndexHeader { new_streams: 2, ..good },
+            IndexHeader {
+                new_streams: u64::MAX,
+                ..good
+            },
+        ] {
+            assert!(decoded(bad).is_err(), "{bad:?}");
         }
     }
 
