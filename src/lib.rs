@@ -41,6 +41,10 @@ mod append;
 mod environment;
 mod error;
 mod format;
+/// The laws that `fuzz/` states, over functions that are not public. No part of the interface.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod log;
 mod options;
