@@ -41,7 +41,8 @@ pub enum Error {
         max: u64,
     },
     /// [`Log::try_append`](crate::Log::try_append) would have to wait: as many bytes are in flight as
-    /// [`Options::in_flight_bytes_max`](crate::Options::in_flight_bytes_max) allows. Nothing was written: try again.
+    /// [`Options::in_flight_bytes_max`](crate::Options::in_flight_bytes_max) allows, or the next segment is not there yet, or
+    /// a batch that looks like a retry has to wait for its first attempt. Nothing was written: try again.
     #[error("too many bytes in flight: {in_flight}, at most {max}")]
     Busy {
         /// Bytes placed and not yet durable.
@@ -74,7 +75,7 @@ pub enum Error {
         /// The highest that is supported.
         supported: u32,
     },
-    /// Bytes that had been synced are no longer what they were: verify, then restore or repair.
+    /// Bytes that had been synced are no longer what they were, or files are missing: verify, then restore.
     /// Nothing was changed on disk.
     #[error("damaged: {report}")]
     Damaged {
@@ -88,7 +89,7 @@ pub enum Error {
         /// The failure that poisoned the handle.
         reason: String,
     },
-    /// The log was closed through another handle.
+    /// The log has been closed, through this handle or a clone of it.
     #[error("the log is closed")]
     Closed,
     /// The operating system refused: look at the disk. An append that ends with this error was not

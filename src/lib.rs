@@ -27,15 +27,17 @@
 //! # Guarantees
 //! - [`Log::append`] returns after the sync that covers the batch has returned success ([`Durability::Sync`], the default).
 //! - A batch, over one stream or several, is in the log as a whole or not at all.
-//! - Readers see only what is durable, and every record is checked each time it is read.
+//! - Readers see only what is durable (on a log opened with [`Durability::Os`]: what the operating system has), and every record
+//!   is checked each time it is read.
 //! - After a crash, [`Log::open`] cuts off what was not finished, says so in its [`RecoveryReport`], and refuses to go on,
-//!   with [`Error::Damaged`], if bytes that had been synced are not what they were.
+//!   with [`Error::Damaged`], if it finds that bytes that had been synced are not what they were. It looks at the end of the log
+//!   only; damage in older segments is found when they are read, or by [`verify()`].
 //!
 //! `docs/durability.md` says what these rest on, `docs/format.md` what the bytes are, `docs/architecture.md` how the parts fit.
 //!
 //! # The parts
 //! [`Log`] is the handle. [`NewEvent`] and [`Batch`] go in, [`Ticket`] stands for an append under way; [`Read`] asks for [`Events`],
-//! each an [`Event`] or an [`EventRef`]; [`Subscription`] follows the log; [`Snapshot`] shortens replays; [`verify`] reads every byte.
+//! each an [`Event`] or an [`EventRef`]; [`Subscription`] follows the log; [`Snapshot`] shortens replays; [`verify()`] reads every byte.
 
 mod append;
 mod environment;

@@ -330,7 +330,9 @@ impl Log {
     /// Reads the events of `stream` by version, in either direction; none if there is no such stream.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if segments or records are not what they were, here or while the events are read.
+    /// [`Error::Damaged`] if segments or records are not what they were, [`Error::Io`] if a file cannot be opened: here or while
+    /// the events are read. [`Error::InvalidArgument`], [`Error::TooLarge`] if no stream can have this name, or if `read` has a
+    /// point in time, which is for [`Log::read_all`]. [`Error::Closed`].
     pub fn read_stream(&self, stream: &str, read: Read) -> Result<Events> {
         self.check_open()?;
         check_stream(stream)?;
@@ -347,7 +349,8 @@ impl Log {
     /// Reads the whole log by position, in either direction.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if segments or records are not what they were, here or while the events are read.
+    /// [`Error::Damaged`] if segments or records are not what they were, [`Error::Io`] if a file cannot be opened: here or while
+    /// the events are read. [`Error::Closed`].
     pub fn read_all(&self, read: Read) -> Result<Events> {
         self.check_open()?;
         let segments = &self.0.segments;
@@ -387,7 +390,8 @@ impl Log {
     /// The version of the last event of `stream` that readers may see; [`Version::EMPTY`] if there is none.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the stream's records are not what they were.
+    /// [`Error::Damaged`] if the stream's records are not what they were; [`Error::InvalidArgument`], [`Error::TooLarge`] if no
+    /// stream can have this name; [`Error::Io`], [`Error::Closed`].
     pub fn stream_version(&self, stream: &str) -> Result<Version> {
         self.check_open()?;
         check_stream(stream)?;
@@ -411,7 +415,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the stream has no event of that version yet that readers may see: a snapshot is never ahead
-    /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Io`].
+    /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Damaged`] if that event is. [`Error::Io`], [`Error::Closed`].
     pub fn save_snapshot(&self, stream: &str, version: Version, codec: u32, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
         check_stream(stream)?;
@@ -430,7 +434,8 @@ impl Log {
     /// Wrong ones are skipped, counted in [`Log::stat`] and kept aside; they cost a longer replay, never an error.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the log itself is.
+    /// [`Error::Damaged`] if the log itself is; [`Error::InvalidArgument`], [`Error::TooLarge`] if no stream can have this name;
+    /// [`Error::Io`], [`Error::Closed`].
     pub fn load_snapshot(&self, stream: &str) -> Result<Option<Snapshot>> {
         self.check_open()?;
         self.0
@@ -506,7 +511,7 @@ impl Log {
     /// Counts and sizes. Opens the index of every segment, so it costs more the longer the log is.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::Damaged`], [`Error::Io`], [`Error::Closed`].
     pub fn stat(&self) -> Result<Stat> {
         self.check_open()?;
         stat::stat(

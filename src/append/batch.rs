@@ -93,7 +93,7 @@ impl Batch {
         self
     }
 
-    /// Removes all events and keeps the memory.
+    /// Removes all events, and the durability if one was set; keeps the memory.
     pub fn clear(&mut self) {
         self.records.clear();
         self.parts.clear();

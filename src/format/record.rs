@@ -60,7 +60,8 @@ pub struct NewEvent<'a> {
     pub id: Option<Uuid>,
     /// What kind of event it is, UTF-8, at most 1024 bytes; may be empty.
     pub event_type: &'a str,
-    /// Words to find the event by; together at most 65535 bytes, with 2 bytes for each tag's length.
+    /// Words that say what the event is about, for those who read it to choose by: the log keeps them and has no index of them.
+    /// Together at most 65535 bytes, with 2 bytes for each tag's length.
     pub tags: &'a [&'a str],
     /// Bytes beside the data: who, why, correlation ids.
     pub metadata: &'a [u8],
@@ -267,7 +268,7 @@ pub struct EventRef<'a> {
     pub id: Option<Uuid>,
     /// What kind of event it is; may be empty.
     pub event_type: &'a str,
-    /// The words it can be found by.
+    /// Words that say what it is about.
     pub tags: Tags<'a>,
     /// Bytes beside the data.
     pub metadata: &'a [u8],

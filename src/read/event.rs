@@ -125,7 +125,7 @@ impl Event {
         self.text(self.type_start(), self.place.type_len.into())
     }
 
-    /// The words it can be found by.
+    /// Words that say what it is about.
     #[must_use]
     pub fn tags(&self) -> Tags<'_> {
         Tags::new(self.part(self.tags_start(), self.place.tags_len.into()))

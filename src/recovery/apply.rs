@@ -37,8 +37,8 @@ pub struct RecoveryReport {
     pub verdict: Verdict,
     /// Bytes that were cut off behind the last whole group.
     pub cut_bytes: u64,
-    /// Positions the bytes cut off may have held, first to last, where that can be told. Unless the verdict is
-    /// [`Verdict::AmbiguousLastGroup`], none of them was acknowledged as durable.
+    /// The positions that may be lost, first to last: only with [`Verdict::AmbiguousLastGroup`], and only where they can be
+    /// told from what is left of the group.
     pub cut_positions: Option<(Position, Position)>,
     /// The last position of the log.
     pub last_position: Position,
