@@ -26,7 +26,7 @@ use crate::read::events::Events;
 use crate::read::stream::{StreamWalk, last_version, lineage};
 use crate::read::subscribe::Subscription;
 use crate::read::watermark::Watermark;
-use crate::recovery::apply::{RecoveryReport, recover};
+use crate::recovery::apply::{RecoveryReport, check_is_ours, recover};
 use crate::retry;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
@@ -109,7 +109,10 @@ impl Log {
             Err(e)
                 if matches!(
                     e.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    // `AlreadyExists`: something else has the name of the directory, or of one above it.
+                    std::io::ErrorKind::NotFound
+                        | std::io::ErrorKind::NotADirectory
+                        | std::io::ErrorKind::AlreadyExists
                 ) =>
             {
                 return Err(Error::NotALog {
@@ -132,13 +135,7 @@ impl Log {
 
     fn open_checked(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
         let lock_path = root.path().join(names::LOCK);
-        if !options.create && root.list().at(root.path(), "listing the directory")?.is_empty() {
-            // Not even a lock file is left in a directory that is none of ours.
-            return Err(Error::NotALog {
-                path: root.path().to_owned(),
-                reason: "the directory is empty".into(),
-            });
-        }
+        check_is_ours(&*root, &options)?;
         let lock = match root.lock(names::LOCK) {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
             other => other.at(&lock_path, "locking the log")?,

@@ -301,9 +301,9 @@ pub(crate) fn list_segments(dir: &dyn Dir) -> Result<Vec<Position>> {
     Ok(firsts)
 }
 
-/// Makes a new log of a directory that is empty, or in which making one was interrupted. `annals.meta` comes last: until it is
-/// there, there is no log, and nothing can have been appended.
-fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> Result<Meta> {
+/// Refuses a directory that is neither a log nor may become one. Asked before the lock too, so that not even a lock file is left
+/// in a directory that is none of ours.
+pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
     let not_a_log = |reason: String| {
         Err(Error::NotALog {
             path: root.path().to_owned(),
@@ -311,6 +311,9 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
         })
     };
     let entries = root.list().at(root.path(), "listing the directory")?;
+    if entries.iter().any(|entry| entry.name == names::META) {
+        return Ok(());
+    }
     let ours = [names::LOCK, names::SEGMENTS, "annals.meta.tmp"];
     if let Some(foreign) = entries.iter().find(|entry| !ours.contains(&entry.name.as_str())) {
         return not_a_log(format!(
@@ -321,6 +324,13 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
     if !options.create {
         return not_a_log("there is no annals.meta".into());
     }
+    Ok(())
+}
+
+/// Makes a new log of a directory that is empty, or in which making one was interrupted. `annals.meta` comes last: until it is
+/// there, there is no log, and nothing can have been appended.
+fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> Result<Meta> {
+    check_is_ours(&**root, options)?;
     let dir = root
         .subdir(names::SEGMENTS, true)
         .at(root.path(), "creating the folder of segments")?;
