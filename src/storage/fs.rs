@@ -147,7 +147,7 @@ impl Dir for FsDir {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, raw_mode(self.modes.file))?;
         rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(FsLock { _fd: fd }))
+        Ok(Box::new(FsLock(fd)))
     }
 
     fn path(&self) -> &Path {
@@ -158,8 +158,16 @@ impl Dir for FsDir {
 /// An open file with an advisory lock on it. The system drops the lock with the last handle to the file, so also when
 /// the process dies.
 #[derive(Debug)]
-struct FsLock {
-    _fd: OwnedFd,
+struct FsLock(OwnedFd);
+
+impl Drop for FsLock {
+    fn drop(&mut self) {
+        // Not left to closing: a process that another thread is just starting holds a copy of the handle until it runs a
+        // program of its own, and with it the lock.
+        if let Err(e) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(error = %e, "the lock is let go of only as its file is closed");
+        }
+    }
 }
 
 impl Lock for FsLock {}
@@ -315,6 +323,20 @@ mod tests {
         assert_eq!(dir.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(held);
         dir.lock("LOCK").unwrap();
+    }
+
+    /// A log that had been closed was found locked, now and then: another thread was starting a process, which had copies of all
+    /// handles for a moment.
+    #[test]
+    fn a_lock_is_free_when_it_is_dropped_though_a_copy_of_its_handle_lives() {
+        let (temp, dir) = root();
+        drop(dir.lock("LOCK").unwrap());
+        let fd = OwnedFd::from(fs::File::open(temp.path().join("a/b/LOCK")).unwrap());
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let copy = fd.try_clone().unwrap();
+        drop(FsLock(fd));
+        dir.lock("LOCK").unwrap();
+        drop(copy);
     }
 
     #[test]
