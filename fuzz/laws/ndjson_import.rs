@@ -7,7 +7,7 @@ mod ndjson;
 use annals::NewEvent;
 
 /// `line` is parsed; if it is accepted, and the log would take the event, it is exported and parsed again.
-pub fn ndjson_import(line: &[u8]) {
+pub(crate) fn ndjson_import(line: &[u8]) {
     let Ok(incoming) = ndjson::parse(line) else { return };
     let tags: Vec<&str> = incoming.tags.iter().map(|tag| &**tag).collect();
     let event = NewEvent {

@@ -61,10 +61,11 @@ pub fn log_mutated(data: &[u8]) {
         Ok(log) => {
             let verdict = log.recovery().verdict;
             check(&log, sample, &files, &disk);
-            if let Ok(report) = verified {
-                if report.is_whole() && report.verdict == Some(Verdict::Clean) {
-                    assert_eq!(verdict, Verdict::Clean, "verify found everything whole");
-                }
+            if let Ok(report) = verified
+                && report.is_whole()
+                && report.verdict == Some(Verdict::Clean)
+            {
+                assert_eq!(verdict, Verdict::Clean, "verify found everything whole");
             }
         }
     }

@@ -18,7 +18,7 @@ const SEGMENT_BYTES: usize = 16 * 1024;
 pub fn segment_scan(data: &[u8]) {
     let mut choices = Choices::new(data);
     let mode = choices.byte();
-    if mode % 4 == 0 {
+    if mode.is_multiple_of(4) {
         let bytes = choices.rest();
         if let Ok(header) = SegmentHeader::decode(bytes) {
             assert_eq!(header.encode()[..16], bytes[..16]);
