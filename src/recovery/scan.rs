@@ -23,6 +23,9 @@ use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHea
 use crate::storage::SECTOR_BYTES;
 use crate::types::{Position, Timestamp};
 
+#[cfg(test)]
+mod tests;
+
 /// What a scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
