@@ -240,3 +240,15 @@ pub(crate) fn segment_files(path: &Path) -> Vec<PathBuf> {
     let names = files_below(path).into_iter().filter(is_segment);
     names.map(|name| path.join(name)).collect()
 }
+
+/// Waits until each sealed segment of the open log at `path` has its index file; they are written in the background, and those
+/// that are missing when the log is closed are left to the next open.
+pub(crate) fn wait_for_indexes(path: &Path) {
+    let is_missing = |files: &[PathBuf]| {
+        let sealed = files.split_last().map_or(&[][..], |(_active, sealed)| sealed);
+        sealed.iter().any(|file| !file.with_extension("idx").exists())
+    };
+    while is_missing(&segment_files(path)) {
+        std::thread::yield_now();
+    }
+}
