@@ -165,10 +165,7 @@ impl Segment {
         if let Some(opened) = &*self.opened.read() {
             return Ok(opened.clone());
         }
-        let mut slot = self.opened.write();
-        if let Some(opened) = &*slot {
-            return Ok(opened.clone());
-        }
+        // Without the lock: others may be reading what is open already. If two open it at once, one of them did so in vain.
         let name = names::segment(self.first_position);
         let path = self.path();
         let file = match self.dir.open(&name, OpenMode::Read) {
@@ -185,7 +182,7 @@ impl Segment {
             header,
             content: Content::File(Arc::new(bytes)),
         };
-        *slot = Some(opened.clone());
+        *self.opened.write() = Some(opened.clone());
         Ok(opened)
     }
 

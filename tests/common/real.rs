@@ -248,7 +248,12 @@ pub(crate) fn wait_for_indexes(path: &Path) {
         let sealed = files.split_last().map_or(&[][..], |(_active, sealed)| sealed);
         sealed.iter().any(|file| !file.with_extension("idx").exists())
     };
+    let started = std::time::Instant::now();
     while is_missing(&segment_files(path)) {
+        assert!(
+            started.elapsed().as_secs() < 120,
+            "index files are made in the background, and soon"
+        );
         std::thread::yield_now();
     }
 }

@@ -187,7 +187,13 @@ fn each_state_gets_its_verdict() {
         ("nothing but a header", Segment::new(8), "0, clean, marked"),
         ("whole groups", three(), "4, clean"),
         ("a mark", marked.clone(), "4, clean, marked"),
-        ("a seal", with(|s| drop(s.seal(4))), "4, sealed"),
+        (
+            "a seal",
+            with(|s| {
+                s.seal(4);
+            }),
+            "4, sealed",
+        ),
         (
             "anything after a seal",
             with(|s| {
@@ -199,65 +205,95 @@ fn each_state_gets_its_verdict() {
         // Writes that did not finish.
         (
             "the last group missing",
-            with(|s| drop(s.zero(third.0, third.1))),
+            with(|s| {
+                s.zero(third.0, third.1);
+            }),
             "3, clean",
         ),
         (
             "its first sector missing",
-            with(|s| drop(s.zero(third.0, sector))),
+            with(|s| {
+                s.zero(third.0, sector);
+            }),
             "3, torn",
         ),
         (
             "a sector in it missing",
-            with(|s| drop(s.zero(sector, sector + 512))),
+            with(|s| {
+                s.zero(sector, sector + 512);
+            }),
             "3, torn",
         ),
         (
             "its last sector missing",
-            with(|s| drop(s.zero(third.1 / 512 * 512, third.1))),
+            with(|s| {
+                s.zero(third.1 / 512 * 512, third.1);
+            }),
             "3, torn",
         ),
         (
             "all but its header missing",
-            with(|s| drop(s.zero(third.0 + 40, third.1))),
+            with(|s| {
+                s.zero(third.0 + 40, third.1);
+            }),
             "3, torn",
         ),
         // The very last group, and nothing is missing.
         (
             "a bit of its body",
-            with(|s| drop(s.flip(third.1 - 100))),
+            with(|s| {
+                s.flip(third.1 - 100);
+            }),
             "3, ambiguous to Some(14)",
         ),
         (
             "a bit of its record's header",
-            with(|s| drop(s.flip(third.0 + 50))),
+            with(|s| {
+                s.flip(third.0 + 50);
+            }),
             "3, ambiguous to Some(14)",
         ),
         (
             "a bit of its header",
-            with(|s| drop(s.flip(third.0 + 10))),
+            with(|s| {
+                s.flip(third.0 + 10);
+            }),
             "3, ambiguous to None",
         ),
-        ("a bit behind it", with(|s| drop(s.flip(third.1 + 3000))), "4, torn"),
+        (
+            "a bit behind it",
+            with(|s| {
+                s.flip(third.1 + 3000);
+            }),
+            "4, torn",
+        ),
         // Had been durable, as later groups say.
         (
             "a bit of the first group",
-            with(|s| drop(s.flip(first.1 - 20))),
+            with(|s| {
+                s.flip(first.1 - 20);
+            }),
             "0, damaged to 13",
         ),
         (
             "a bit of the first header",
-            with(|s| drop(s.flip(first.0))),
+            with(|s| {
+                s.flip(first.0);
+            }),
             "0, damaged to 13",
         ),
         (
             "a bit of the second group",
-            with(|s| drop(s.flip(second.0 + 60))),
+            with(|s| {
+                s.flip(second.0 + 60);
+            }),
             "1, damaged to 13",
         ),
         (
             "the second group missing",
-            with(|s| drop(s.zero(second.0, second.1))),
+            with(|s| {
+                s.zero(second.0, second.1);
+            }),
             "1, damaged to 13",
         ),
         (
@@ -325,7 +361,9 @@ fn groups_with_the_operating_system_may_be_lost_in_the_middle() {
 fn a_group_is_proven_by_those_that_follow_it_only() {
     let segment = three();
     assert_eq!(segment.scan().proven_end, segment.groups[1].1);
-    let marked = with(|s| drop(s.mark()));
+    let marked = with(|s| {
+        s.mark();
+    });
     let found = marked.scan();
     assert_eq!(
         (found.proven_end, found.end),
