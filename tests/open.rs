@@ -363,14 +363,14 @@ fn symbolic_links_inside_a_log_are_not_followed() {
     log.close().unwrap();
     put_back(&home, &segments[0]);
 
-    // An index is made anew without the link, and what it led to stays as it was.
+    // An index that is a link is removed when it is used, another one is made by the next open, and what the link led to stays as
+    // it was.
     let index = segments[0].with_extension("idx");
     replace_by_link(&home, &index);
     fs::write(home.outside().join("elsewhere"), b"mine").unwrap();
     let log = home.open(small());
     assert_eq!(check_whole(&log).len(), 60);
     log.close().unwrap();
-    // The wrong one is gone once it was met, and the next open makes another.
     let log = home.open(small());
     wait_for_indexes(&home.log());
     log.close().unwrap();
