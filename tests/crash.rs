@@ -198,24 +198,24 @@ struct World {
     stop_after_failure: bool,
 }
 
-/// The power is gone.
-struct NoPower;
-
 /// How a step ended: a check that failed, or no power.
 enum Stop {
     Failed(String),
     NoPower,
 }
 
-impl From<String> for Stop {
-    fn from(message: String) -> Self {
-        Self::Failed(message)
+impl Stop {
+    fn message(self) -> String {
+        match self {
+            Self::Failed(message) => message,
+            Self::NoPower => "no power".into(),
+        }
     }
 }
 
-impl From<NoPower> for Stop {
-    fn from(NoPower: NoPower) -> Self {
-        Self::NoPower
+impl From<String> for Stop {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
     }
 }
 
@@ -245,19 +245,21 @@ impl World {
 
     fn steps(&mut self, script: &[Step]) -> Result<(), Stop> {
         self.open()?;
-        for step in script {
-            match step {
-                Step::Append(plan) => self.append(plan)?,
-                Step::Pipelined(plans) => self.pipeline(plans)?,
-                Step::Refused => self.refused()?,
-                Step::Snapshot(stream) => self.snapshot(stream)?,
-                Step::Reopen => {
-                    self.close()?;
-                    self.open()?;
-                }
+        script.iter().try_for_each(|step| self.step(step))?;
+        self.close()
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Stop> {
+        match step {
+            Step::Append(plan) => self.append(plan),
+            Step::Pipelined(plans) => self.pipeline(plans),
+            Step::Refused => self.refused(),
+            Step::Snapshot(stream) => self.snapshot(stream),
+            Step::Reopen => {
+                self.close()?;
+                self.open()
             }
         }
-        self.close()
     }
 
     /// Opens the log; a call that fails is no reason not to try again.
@@ -832,4 +834,67 @@ fn timestamps_never_decrease_though_the_newest_segment_has_no_event() {
             whole_log(&log).unwrap_or_else(|message| panic!("failure {ahead} operations ahead: {message}"));
         }
     }
+}
+
+/// A disk without one free byte, from any step of the workload on: what fails says so and leaves nothing behind, reads and opens go on, and
+/// with space so do appends, on the same handle.
+#[test]
+fn a_full_disk_stops_appends_and_nothing_else() {
+    let mut refused = 0;
+    for shape in SHAPES {
+        let script: Vec<Step> = shape.script(7);
+        for full_from in (1..script.len()).step_by(if effort() > 1 { 1 } else { 3 }) {
+            let context = format!("{}, full from step {full_from}", shape.name);
+            let mut world = World::new(shape, 7);
+            world
+                .open()
+                .and_then(|()| script[..full_from].iter().try_for_each(|step| world.step(step)))
+                .unwrap_or_else(|stop| panic!("{context}: {}", stop.message()));
+            world.disk.set_space(Some(0));
+            let mut full = false;
+            for _ in 0..12 {
+                let n = world.oracle.next_number();
+                let (batch, specs) = batch_of(n, &[("gamma", vec![1400])], None);
+                match world.log().append_batch(&batch) {
+                    Ok(appended) => {
+                        let fate = if shape.durability == Durability::Os {
+                            Fate::Os
+                        } else {
+                            Fate::Durable
+                        };
+                        world.oracle.insert(n, specs, fate, places(&appended));
+                    }
+                    Err(error) => {
+                        assert!(error.is_storage_full(), "{context}: {error:?}");
+                        world.oracle.insert(n, specs, Fate::Never, Vec::new());
+                        full = true;
+                        refused += 1;
+                    }
+                }
+                let found = whole_log(world.log()).unwrap_or_else(|message| panic!("{context}: {message}"));
+                world
+                    .oracle
+                    .agrees(&found, true)
+                    .unwrap_or_else(|message| panic!("{context}: {message}"));
+            }
+            assert!(full, "{context}: a roll needs space");
+            // Another process, and still no space.
+            if full_from.is_multiple_of(2) {
+                world
+                    .close()
+                    .and_then(|()| world.open())
+                    .unwrap_or_else(|stop| panic!("{context}: {}", stop.message()));
+            }
+            world.disk.set_space(None);
+            world
+                .probe("with space, appends go on")
+                .and_then(|()| script[full_from..].iter().try_for_each(|step| world.step(step)))
+                .unwrap_or_else(|stop| panic!("{context}: {}", stop.message()));
+            let found = world.disk.crash_with(CrashMode::Random);
+            Examiner::new(shape)
+                .examine(&found, &world.oracle, false, false)
+                .unwrap_or_else(|message| panic!("{context}: {message}"));
+        }
+    }
+    assert!(refused > 100, "the disk was full: {refused}");
 }

@@ -673,3 +673,28 @@ fn verify_agrees_with_open() {
     }
     eprintln!("{cases} damaged logs verified");
 }
+
+/// A payload of zeros looks, once a bit of its record is flipped, like a write that lacks sectors: nothing tells the two apart, so
+/// the loss must not be reported as if nothing acknowledged could be in it.
+#[test]
+#[ignore = "the scan takes a sector of zeros in the last group for one that never arrived; see the report of the one-bit test"]
+fn a_flipped_bit_beside_a_payload_of_zeros_is_never_a_silent_loss() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, &options(), 1).unwrap();
+    log.append_batch(&batch_of(1, &[("a", vec![50])], None).0).unwrap();
+    log.append(
+        "a",
+        annals::ExpectedVersion::Any,
+        &[annals::NewEvent::new("zeros", &[0; 2000])],
+    )
+    .unwrap();
+    let disk = disk.crash_with(CrashMode::KeepAll);
+    let path = "segments/00000000000000000001.log";
+    let groups = groups_of(&disk.read_file(path).unwrap());
+    // The version in the header of the record.
+    disk.flip_bit(path, groups[1].offset as u64 + 40 + 16, 0).unwrap();
+    let log = open(&disk, &options(), 2).unwrap();
+    assert_eq!(log.last_position().get(), 1);
+    assert_eq!(log.recovery().verdict, Verdict::AmbiguousLastGroup);
+    assert!(log.recovery().quarantined.is_some());
+}
