@@ -688,10 +688,10 @@ fn a_power_cut_at_every_operation_loses_nothing_acknowledged() {
             world.run().unwrap_or_else(|message| panic!("{context}: {message}"));
             assert!(!world.disk.has_power(), "{context}: the cut was met");
             world.log = None;
-            let random = std::iter::repeat_n(CrashMode::Random, usize::try_from(effort()).unwrap());
+            let random = std::iter::repeat_n(CrashMode::Random, usize::try_from(effort() - 1).unwrap());
             for (i, mode) in CrashMode::ALL.into_iter().chain(random).enumerate() {
                 let found = world.disk.crash_with(mode);
-                let thorough = op.is_multiple_of(3) && mode == CrashMode::Random && i == 2 || effort() > 1;
+                let thorough = op.is_multiple_of(4) && mode == CrashMode::Random && i == 2 || effort() > 1;
                 examiner
                     .examine(&found, &world.oracle, false, thorough)
                     .unwrap_or_else(|message| panic!("{context}, state {i} ({mode:?}): {message}"));
@@ -699,7 +699,7 @@ fn a_power_cut_at_every_operation_loses_nothing_acknowledged() {
             // The process dies, the machine does not: what was with the operating system is there.
             let killed = world.disk.kill();
             examiner
-                .examine(&killed, &world.oracle, true, op % 3 == 1 || effort() > 1)
+                .examine(&killed, &world.oracle, true, op % 4 == 1 || effort() > 1)
                 .unwrap_or_else(|message| panic!("{context}, killed: {message}"));
         }
         eprintln!(
@@ -736,7 +736,7 @@ fn a_failing_call_at_every_operation_costs_nothing_acknowledged() {
             for faults in FAILURES {
                 // Not each operation meets each failure, and whether the workload then goes on alternates, unless there is more time.
                 turn += 1;
-                if effort() == 1 && !turn.is_multiple_of(3) {
+                if effort() == 1 && !turn.is_multiple_of(4) {
                     continue;
                 }
                 let all = [op.is_multiple_of(2), !op.is_multiple_of(2)];

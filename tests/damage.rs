@@ -297,6 +297,13 @@ fn a_flipped_bit_of_the_active_segment_is_never_a_silent_loss() {
         let groups = groups_of(&bytes);
         let used = groups.last().unwrap().end + 64;
         for offset in (0..80).chain((80..4096).step_by(stride(97))).chain(4096..used) {
+            // Of the payloads every third byte, unless there is more time.
+            let is_record_or_header = groups
+                .iter()
+                .any(|group| (group.offset..group.offset + 84).contains(&offset));
+            if effort() == 1 && offset >= 4096 && !is_record_or_header && !offset.is_multiple_of(3) {
+                continue;
+            }
             let hit = groups.iter().find(|group| (group.offset..group.end).contains(&offset));
             // All bits of the header of the segment, and of those of a group in the middle and its first record; and of the last.
             let all = offset < 80

@@ -161,6 +161,9 @@ impl Model {
     }
 }
 
+/// A part of a batch that was sent: a stream, its version before, and the events.
+type SentPart = (String, u64, Vec<Spec>);
+
 /// The log and its model, side by side.
 struct Pair {
     options: Options,
@@ -170,7 +173,7 @@ struct Pair {
     opens: u64,
     batches: u64,
     /// The last acknowledged batch: its parts, with the version each stream had, and where it went.
-    last: Option<(Vec<(String, u64, Vec<Spec>)>, Vec<(u64, u64)>)>,
+    last: Option<(Vec<SentPart>, Vec<(u64, u64)>)>,
 }
 
 impl Pair {
@@ -260,7 +263,7 @@ impl Pair {
     fn append(&mut self, parts: &[Part], ids: bool, os: bool) -> Result<(), TestCaseError> {
         self.batches += 1;
         let mut batch = Batch::new();
-        let mut sent: Vec<(String, u64, Vec<Spec>)> = Vec::new();
+        let mut sent: Vec<SentPart> = Vec::new();
         let mut conflict = None;
         let mut twice = false;
         for (i, (stream, expect, lens)) in parts.iter().enumerate() {
@@ -326,7 +329,7 @@ impl Pair {
         self.check()
     }
 
-    fn model_append(&mut self, sent: &[(String, u64, Vec<Spec>)], durability: Durability) -> Vec<(u64, u64)> {
+    fn model_append(&mut self, sent: &[SentPart], durability: Durability) -> Vec<(u64, u64)> {
         let specs = sent.iter().flat_map(|(_, _, specs)| specs);
         let at = specs.map(|spec| self.model.push(spec.clone())).collect();
         if durability == Durability::Sync {
