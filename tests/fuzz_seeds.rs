@@ -12,7 +12,7 @@ use annals::fuzzing;
 
 #[cfg(feature = "cli")]
 #[path = "../fuzz/laws/ndjson_import.rs"]
-mod ndjson;
+mod law;
 
 type Law = fn(&[u8]);
 
@@ -24,7 +24,7 @@ const TARGETS: &[(&str, Law)] = &[
     ("index_file", fuzzing::index_file),
     ("snapshot_file", fuzzing::snapshot_file),
     #[cfg(feature = "cli")]
-    ("ndjson_import", ndjson::ndjson_import),
+    ("ndjson_import", law::ndjson_import),
 ];
 
 fn fuzz_dir() -> PathBuf {
