@@ -242,6 +242,14 @@ fn make_seeds() {
         bytes[0] = u8::try_from(seed * 3 % 32).unwrap();
         write("log_ops", &format!("random-{seed:02}"), &bytes);
     }
+    // A landmark where no group is, in each segment.
+    for segment in 0..6u8 {
+        write(
+            "index_file",
+            &format!("landmark-{segment}"),
+            &[2 | segment << 2, 141, 0, 3, 6, 0],
+        );
+    }
     // A power cut while an unsynced segment is followed by the next one (tests/found_by_fuzzing.rs).
     write(
         "log_ops",

@@ -1,8 +1,9 @@
 //! The law of index files: whatever stands in one, every answer agrees with the segments; it costs at most the making of
 //! a new index.
 //!
-//! One limit is the checksum's: an index whose checksums are right is believed about what it does *not* list. So of a forged one
-//! the law is that no event is wrong, out of order or without a place, and that nothing panics.
+//! One limit is the checksum's: an index whose checksums are right is believed about what it does *not* list, and one that is
+//! wrong about the middle of a stream makes the read of that stream an error. So of a forged one the law is that reads by
+//! position are right, that no read gives a wrong event or one out of order, and that nothing panics.
 
 use super::choices::Choices;
 use super::sample::{self, STREAMS, Sample, is_segment};
@@ -105,12 +106,9 @@ fn check(sample: &Sample, which: usize, bytes: &[u8]) {
     };
     for from in 1..=last {
         for read in [Read::forward(), Read::backward()] {
-            let (positions, error) = model::read(&log, None, read.from(from).limit(3), events);
-            assert!(
-                positions.first().is_none_or(|&first| first == from),
-                "another event than asked for"
-            );
-            refused(error);
+            // A position is found by landmarks, and those are believed only as far as the group there agrees.
+            let (positions, error) = model::read(&log, None, read.from(from).limit(1), events);
+            assert_eq!((positions, error.is_none()), (vec![from], true), "{error:?}");
         }
     }
     for stream in STREAMS {

@@ -16,6 +16,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::HeaderError;
+use crate::format::group::GroupHeader;
 use crate::format::names;
 use crate::format::record::{self, EventRef, Record, RecordError};
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SegmentHeader};
@@ -384,9 +385,22 @@ impl Segment {
 
     /// Where to start walking for the last group that is not after what `is_before` says.
     pub(crate) fn landmark(&self, is_before: impl Fn(&Landmark) -> bool) -> Result<Option<Landmark>> {
-        Ok(match self.index()? {
-            SegmentIndex::Memory(index) => last_landmark(index.read().landmarks(), is_before),
-            SegmentIndex::File(index) => last_landmark(&index.landmarks(), is_before),
+        self.ask(|index, opened| match index {
+            SegmentIndex::Memory(index) => Ok(last_landmark(index.read().landmarks(), &is_before)),
+            SegmentIndex::File(index) => {
+                let Some(landmark) = last_landmark(&index.landmarks(), &is_before) else {
+                    return Ok(None);
+                };
+                let group = opened.content.bytes().get(landmark.offset as usize..);
+                let group = group.and_then(|group| GroupHeader::decode(group, opened.header.group_seed()));
+                let is_there = group.is_some_and(|group| group.first_position == landmark.first_position);
+                // Landmarks that are not in order lead the search anywhere.
+                if is_there && is_before(&landmark) {
+                    Ok(Some(landmark))
+                } else {
+                    Err(Doubt)
+                }
+            }
         })
     }
 
