@@ -128,7 +128,7 @@ fn append_for_ever(log: &Log, seed: u64, round: u64, thread: u64) {
         };
         let batch = batch_of(seed, name, durability);
         // Half of the threads wait for each append, half keep many under way.
-        if thread % 2 == 0 {
+        if thread.is_multiple_of(2) {
             report(name, &log.append_batch(&batch).unwrap());
         } else {
             under_way.push_back((name, log.append_async(&batch).unwrap()));
