@@ -33,7 +33,7 @@ use crate::segments::set::SegmentSet;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::stat::{self, Stat};
 use crate::storage::{Dir, Lock, fs};
-use crate::types::{Appended, ExpectedVersion, Position, Timestamp, Version};
+use crate::types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 
 /// An event log: one directory, one writing process, any number of threads.
 ///
@@ -233,7 +233,7 @@ impl Log {
     /// the same ones, by their ids, they are answered with the places they have, and nothing is written.
     ///
     /// # Durability
-    /// On `Ok` the batch has been synced and survives power loss; if the log was opened with [`Durability::Os`](crate::Durability::Os), it is
+    /// On `Ok` the batch has been synced and survives power loss; if the log was opened with [`Durability::Os`], it is
     /// with the operating system and survives a killed process. After [`Error::Poisoned`] its fate is unknown until the log
     /// is opened again; after any other error nothing of it is, or ever will be, in the log.
     ///
@@ -316,7 +316,8 @@ impl Log {
         match placed {
             Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {
                 // The first attempt may still be under way; however it ends, the log says what became of it.
-                self.0.appender.settle(wait_for_room)?;
+                let durable = self.0.appender.durability_of(batch) == Durability::Sync;
+                self.0.appender.settle(wait_for_room, durable)?;
                 let places = retry::places_of_first_attempt(&self.0.segments, batch)?;
                 places.map(Ticket::done).ok_or(conflict)
             }
@@ -395,7 +396,7 @@ impl Log {
         last_version(&self.0.segments, stream)
     }
 
-    /// The position of the last event that readers may see: the last durable one, or with [`Durability::Os`](crate::Durability::Os) the last one
+    /// The position of the last event that readers may see: the last durable one, or with [`Durability::Os`] the last one
     /// that is with the operating system. [`Position::START`] if the log is empty.
     #[must_use]
     pub fn last_position(&self) -> Position {
@@ -532,7 +533,7 @@ impl Log {
     /// at hand stay valid.
     ///
     /// # Durability
-    /// On `Ok` everything that was appended is durable, with [`Durability::Os`](crate::Durability::Os) too.
+    /// On `Ok` everything that was appended is durable, with [`Durability::Os`] too.
     ///
     /// # Errors
     /// [`Error::Poisoned`] if a sync failed, now or earlier; [`Error::Io`] if what had been acknowledged by the operating system alone

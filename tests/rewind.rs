@@ -70,3 +70,27 @@ fn a_failed_group_leaves_nothing_behind_on_disk() {
         }
     }
 }
+
+/// A retry that asks for the sync was answered with the place of a first attempt that had only reached the operating system.
+#[test]
+fn a_retry_that_asks_for_a_sync_gets_one() {
+    use annals::sim::CrashMode;
+    use annals::{Batch, Durability};
+
+    for threads in [false, true] {
+        let disk = SimDisk::new(1);
+        let environment = || Environment::deterministic(1).with_threads(threads);
+        let options = || Options::new().segment_bytes(64 * 1024).durability(Durability::Os);
+        let log = Log::open_in(disk.root(), options(), environment()).unwrap();
+        let mut batch = Batch::new();
+        let event = NewEvent::new("t", "data").id(uuid::Uuid::from_u128(7));
+        batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        let first = log.append_batch(&batch).unwrap();
+        batch.durability(Durability::Sync);
+        assert_eq!(log.append_batch(&batch).unwrap(), first);
+
+        let found = disk.crash_with(CrashMode::DropAll);
+        let log = Log::open_in(found.root(), options(), environment()).unwrap();
+        assert_eq!(log.last_position().get(), 1);
+    }
+}

@@ -263,7 +263,7 @@ impl Appender {
     /// `lead` and nobody else leads, that is so when this returns.
     pub(crate) fn append(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
         batch.check(self.options.batch_bytes_max)?;
-        let durability = batch.chosen_durability().unwrap_or(self.options.durability);
+        let durability = self.durability_of(batch);
         let mut heads: Vec<Head> = Vec::new();
         loop {
             let mut placing = self.lock_with_room(batch, wait_for_room)?;
@@ -288,6 +288,11 @@ impl Appender {
                 }
             }
         }
+    }
+
+    /// What `batch` has survived when it is acknowledged.
+    pub(crate) fn durability_of(&self, batch: &Batch) -> Durability {
+        batch.chosen_durability().unwrap_or(self.options.durability)
     }
 
     /// The lock, when there is room for `batch`.
@@ -735,8 +740,9 @@ impl Appender {
     }
 
     /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only
-    /// the operating system has counts as under way where readers wait for the sync: the flush is coming.
-    pub(crate) fn settle(&self, wait: bool) -> Result<()> {
+    /// the operating system has counts as under way where readers wait for the sync: the flush is coming. With `durable`, until all
+    /// of that is durable, for which this sees to a flush if none is coming.
+    pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
         let mut placing = self.placing.lock();
         let last = placing.next_position.get() - 1;
         loop {
@@ -745,15 +751,32 @@ impl Appender {
             }
             // Below `last` after a rewind, which took back what was under way.
             let placed = placing.next_position.get() - 1;
-            let is_idle = placing.committing.is_some() && !placing.has_work();
-            if self.watermark.position().get() >= last.min(placed) || is_idle {
+            let reached = if durable {
+                self.durable_position()
+            } else {
+                self.watermark.position()
+            };
+            if reached.get() >= last.min(placed) {
                 return Ok(());
+            }
+            let is_idle = placing.committing.is_some() && !placing.has_work();
+            if is_idle && (!durable || placing.closed) {
+                return if durable { Err(Error::Closed) } else { Ok(()) };
             }
             if !wait {
                 return Err(Error::Busy {
                     in_flight: placing.in_flight,
                     max: self.options.in_flight_bytes_max,
                 });
+            }
+            if is_idle {
+                if let Some(error) = placing.flush_failure.take() {
+                    return Err(error);
+                }
+                placing.flush_wanted = true;
+                self.leave(placing, true);
+                placing = self.placing.lock();
+                continue;
             }
             placing.waiting += 1;
             self.room.wait(&mut placing);
