@@ -164,8 +164,8 @@ impl Model {
 /// A part of a batch that was sent: a stream, its version before, and the events.
 type SentPart = (String, u64, Vec<Spec>);
 
-/// The parts of a batch, and position and version of each of its events.
-type Acknowledged = (Vec<SentPart>, Vec<(u64, u64)>);
+/// Position and version of each event of a batch.
+type Places = Vec<(u64, u64)>;
 
 /// The log and its model, side by side.
 struct Pair {
@@ -176,7 +176,7 @@ struct Pair {
     opens: u64,
     batches: u64,
     /// The last acknowledged batch: its parts, with the version each stream had, and where it went.
-    last: Option<Acknowledged>,
+    last: Option<(Vec<SentPart>, Places)>,
 }
 
 impl Pair {
