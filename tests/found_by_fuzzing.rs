@@ -85,3 +85,75 @@ fn a_missing_segment_is_not_passed_over_in_the_search_for_a_stream() {
     let appended = log.append("early", ExpectedVersion::Any, &[event]);
     assert!(matches!(appended, Err(Error::Damaged { .. })), "{appended:?}");
 }
+
+/// `log_ops`: a segment that had no event, and was too short for a batch, was followed by one with the same first position:
+/// the same name. The log went on with two segments of one name, and did not open again. Here it is too short because
+/// the options were others when it was made; there it was full of marks.
+#[test]
+fn a_segment_without_events_that_is_too_short_is_replaced() {
+    for events_before in [0, 3] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, Durability::Sync, 1).unwrap();
+        for _ in 0..events_before {
+            // With events in it the short segment is followed, as ever.
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("T", &[b'.'; 3000])])
+                .unwrap();
+        }
+        log.close().unwrap();
+
+        let options = Options::new().segment_bytes(1 << 20);
+        let log = Log::open_in(disk.root(), options.clone(), Environment::deterministic(2)).unwrap();
+        let mut subscription = log.subscribe(annals::Position::START).unwrap();
+        for _ in 0..events_before {
+            assert_eq!(subscription.next().unwrap().unwrap().stream(), "s");
+        }
+        let large = [b'.'; 100_000];
+        log.append("s", ExpectedVersion::Any, &[NewEvent::new("T", &large)])
+            .unwrap();
+        log.append("s", ExpectedVersion::Any, &[NewEvent::new("T", "small")])
+            .unwrap();
+        assert_eq!(subscription.next().unwrap().unwrap().data(), large);
+        assert_eq!(subscription.next().unwrap().unwrap().data(), b"small");
+        let check = |log: &Log| {
+            assert_eq!(log.stream_version("s").unwrap().get(), events_before + 2);
+            assert_eq!(log.stream_version("never").unwrap().get(), 0);
+            assert_eq!(log.read_all(Read::forward()).unwrap().count() as u64, events_before + 2);
+            assert!(log.read_all(Read::backward()).unwrap().all(|event| event.is_ok()));
+            assert_eq!(log.stat().unwrap().events, events_before + 2);
+        };
+        check(&log);
+        let crashed = disk.crash_with(CrashMode::DropAll);
+        check(&Log::open_in(crashed.root(), options, Environment::deterministic(3)).unwrap());
+    }
+}
+
+/// The same roll cut at every operation: whatever reached the disk, the log opens and goes on.
+#[test]
+fn a_replacement_of_a_segment_without_events_may_be_cut_anywhere() {
+    let options = Options::new().segment_bytes(1 << 20);
+    let large = [b'.'; 100_000];
+    let mut cuts_met = 0;
+    for cut in 0..30 {
+        for mode in CrashMode::ALL {
+            let disk = SimDisk::new(cut);
+            open(&disk, Durability::Sync, 1).unwrap().close().unwrap();
+            let log = Log::open_in(disk.root(), options.clone(), Environment::deterministic(2)).unwrap();
+            disk.fail_at(disk.ops() + cut, Fault::PowerCut);
+            let appended = log.append("s", ExpectedVersion::Any, &[NewEvent::new("T", &large)]);
+            cuts_met += u64::from(!disk.has_power());
+            let found = disk.crash_with(mode);
+            let again = Log::open_in(found.root(), options.clone(), Environment::deterministic(3));
+            let again = again.unwrap_or_else(|e| panic!("cut {cut}, {mode:?}: {e:?}"));
+            let count = again.read_all(Read::forward()).unwrap().count();
+            assert!(
+                count <= 1 && (appended.is_err() || count == 1),
+                "cut {cut}, {mode:?}: {count}"
+            );
+            let next = again
+                .append("s", ExpectedVersion::Any, &[NewEvent::new("T", &large)])
+                .unwrap();
+            assert_eq!(next.first_position.get(), count as u64 + 1);
+        }
+    }
+    assert!(cuts_met >= 20, "{cuts_met}");
+}

@@ -400,7 +400,12 @@ impl Appender {
         let header = SegmentHeader {
             log_id: self.log_id,
             first_position: placing.next_position,
-            previous: placing.active.header.first_position,
+            // A segment without an event is not followed but replaced: it has the same first position, and the same name.
+            previous: if placing.active_is_empty() {
+                placing.active.header.previous
+            } else {
+                placing.active.header.first_position
+            },
             salt: self.environment.random(),
             created_at_micros: self.environment.now().as_micros(),
             segment_bytes: u32::try_from(self.options.segment_bytes).expect("checked at open"),
@@ -518,7 +523,9 @@ impl Appender {
         if std::mem::take(&mut placing.flush_wanted) || (placing.mark_wanted && not_durable) {
             return Some(Job::Flush);
         }
-        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && placing.active.fits_mark() {
+        // Of a segment without events a mark would say nothing that the seal before it does not.
+        let has_events = !placing.active_is_empty();
+        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && has_events && placing.active.fits_mark() {
             placing.unmarked = false;
             return Some(Job::Write(placing.active.add_mark(last)));
         }
@@ -600,6 +607,16 @@ impl Appender {
             let Some(rolled) = &mut placing.rolled else {
                 unreachable!("only the leader ends a roll")
             };
+            if rolled.segment.header.first_position == header.first_position {
+                let image = Arc::clone(placing.active.image());
+                let start = placing.active.segment.visible_end();
+                drop(placing);
+                match SegmentWriter::new(prepared.file, direct, image, header.group_align, start) {
+                    Ok(writer) => self.finish_replacement(committing, writer),
+                    Err(e) => self.fail(committing, None, WriteFailure::Sync(e)),
+                }
+                return;
+            }
             let seal = rolled.segment.add_seal(last, durable);
             (
                 seal,
@@ -637,6 +654,28 @@ impl Appender {
         };
         if let Some(rolled) = rolled {
             self.maintain(Work::Sealed(Box::new(rolled.segment)));
+        }
+    }
+
+    /// The segment that was full, or too short, had no event: its file has been replaced by that of the segment that was to follow
+    /// it, and there is nothing to be sealed. For readers it stays the same segment.
+    fn finish_replacement(&self, committing: &mut Committing, writer: SegmentWriter) {
+        committing.writer = writer;
+        let mut placing = self.placing.lock();
+        let Some(rolled) = placing.rolled.take() else {
+            unreachable!("only the leader ends a roll")
+        };
+        let segment = Arc::clone(&rolled.segment.segment);
+        let active = &mut placing.active;
+        segment.publish(active.segment.visible_end());
+        segment.replace(active.header, Arc::clone(active.image()), Arc::clone(&active.index));
+        active.segment = segment;
+        if placing.waiting > 0 {
+            self.room.notify_all();
+        }
+        drop(placing);
+        if self.environment.threads {
+            self.maintain(Work::Prepare);
         }
     }
 
@@ -711,7 +750,7 @@ impl Appender {
         placing.next_position = found.last_position.next();
         let index = Arc::new(RwLock::new(builder.finish(end)));
         let segment = Arc::clone(&placing.active.segment);
-        segment.replace(Arc::clone(image.image()), Arc::clone(&index));
+        segment.replace(header, Arc::clone(image.image()), Arc::clone(&index));
         committing.writer.set_image(Arc::clone(image.image()));
         placing.active = ActiveSegment::new(segment, header, index, image, end, placing.generation);
         Ok(())
@@ -828,6 +867,11 @@ impl Placing {
     fn has_work(&self) -> bool {
         self.poisoned.is_none()
             && (self.rolled.is_some() || self.active.has_open_group() || self.flush_wanted || self.mark_wanted)
+    }
+
+    /// Whether no event has a place in the active segment.
+    fn active_is_empty(&self) -> bool {
+        self.next_position == self.active.header.first_position
     }
 
     /// First position of the oldest segment that is not sealed.

@@ -125,6 +125,8 @@ impl Walk {
                 }
                 self.known_end = visible_end;
                 self.opened = segment.open()?;
+                // A segment that is replaced before it has an event gets another salt.
+                self.group_seed = self.opened.header.group_seed();
             }
             let bytes = self.opened.content.bytes();
             let start = group_offset(self.group_end, self.opened.header.group_align as usize);

@@ -138,11 +138,13 @@ impl Segment {
         self.visible_end.store(end, Ordering::Release);
     }
 
-    /// After a rewind: other bytes and another index for what was not visible yet.
-    pub(crate) fn replace(&self, image: Arc<Image>, index: Arc<RwLock<ActiveIndex>>) {
-        if let Some(opened) = self.opened.write().as_mut() {
-            opened.content = Content::Image(image);
-        }
+    /// After a rewind, or when the segment was replaced before it had an event: other bytes and another index for what was not
+    /// visible yet.
+    pub(crate) fn replace(&self, header: SegmentHeader, image: Arc<Image>, index: Arc<RwLock<ActiveIndex>>) {
+        *self.opened.write() = Some(Opened {
+            header,
+            content: Content::Image(image),
+        });
         *self.index.write() = Some(SegmentIndex::Memory(index));
     }
 
