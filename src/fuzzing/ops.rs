@@ -452,7 +452,7 @@ impl Run {
                         there.first().map(|&i| i as u64 + 1)
                     );
                 }
-                (None, Err(Error::WrongExpectedVersion { .. })) => {}
+                (None, Err(Error::WrongExpectedVersion { .. } | Error::TooLarge { .. })) => {}
                 (_, Err(Error::Poisoned { .. })) => assert!(self.is_poisoned || self.faults_planned),
                 (_, Err(Error::Io { .. })) => assert!(self.reads_may_fail || self.faults_planned),
                 (there, answer) => panic!("a retry of {there:?} was answered {answer:?}"),
