@@ -137,7 +137,7 @@ fn append_for_ever(log: &Log, seed: u64, round: u64, thread: u64) {
                 report(name, &ticket.wait().unwrap());
             }
         }
-        if thread == 0 && seq % 16 == 0 {
+        if thread == 0 && seq.is_multiple_of(16) {
             let version = log.stream_version("shared-0").unwrap();
             if version.get() > 0 {
                 log.save_snapshot("shared-0", version, 1, version.to_string().as_bytes())
@@ -253,7 +253,7 @@ fn what_was_acknowledged_survives_every_kill() {
     let mut acknowledged = BTreeMap::new();
     let mut before: Vec<Seen> = Vec::new();
     for round in 0..rounds {
-        if round % ROUNDS_OF_A_LOG == 0 {
+        if round.is_multiple_of(ROUNDS_OF_A_LOG) {
             home = Home::new();
             acknowledged.clear();
             before.clear();
