@@ -1,10 +1,11 @@
 //! [`Options`]: every knob with its unit, default and bounds; checked once, at open.
 
 use crate::error::{Error, Result};
+use crate::format::SECTOR_BYTES;
 use crate::format::group::GROUP_HEADER_BYTES;
 use crate::format::record::SEAL_BYTES;
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES};
-use crate::storage::{PAGE_BYTES, SECTOR_BYTES};
+use crate::storage::PAGE_BYTES;
 use crate::types::Durability;
 
 /// What a segment keeps free for its end: a mark and a seal, each in a group that may have to start on a sector, or

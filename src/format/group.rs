@@ -25,8 +25,7 @@
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::segment_header::{GENERATION_MAX, Generation};
-use super::{ALIGNMENT, ORDINAL_MAX, aligned, crc32};
-use crate::storage::SECTOR_BYTES;
+use super::{ALIGNMENT, ORDINAL_MAX, SECTOR_BYTES, aligned, crc32};
 use crate::types::Position;
 
 /// Length of the header.

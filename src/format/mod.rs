@@ -23,6 +23,9 @@ pub(crate) const EVENT_TYPE_BYTES_MAX: usize = 1024;
 /// All tags of an event together, their length fields included.
 pub(crate) const TAGS_BYTES_MAX: usize = u16::MAX as usize;
 
+/// Size of the unit a disk is trusted to write whole or not at all.
+pub const SECTOR_BYTES: usize = 512;
+
 /// Groups and records start on a multiple of this.
 pub(crate) const ALIGNMENT: usize = 8;
 

@@ -16,11 +16,10 @@
 
 use std::fmt;
 
-use crate::format::ALIGNMENT;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero};
 use crate::format::record::{self, Decoded, EventRef, Record, RecordError, Seal};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::storage::SECTOR_BYTES;
+use crate::format::{ALIGNMENT, SECTOR_BYTES};
 use crate::types::{Position, Timestamp};
 
 #[cfg(test)]

@@ -15,13 +15,11 @@ pub(crate) mod map;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 
+pub use crate::format::SECTOR_BYTES;
 pub use map::Bytes;
 
 /// Size of a page as direct writes see it: they start and end on a multiple of it.
 pub const PAGE_BYTES: usize = 4096;
-
-/// Size of the unit a disk is trusted to write whole or not at all.
-pub const SECTOR_BYTES: usize = 512;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
