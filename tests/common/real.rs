@@ -220,7 +220,11 @@ pub(crate) fn files_below(root: &Path) -> Vec<String> {
     fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.symlink_metadata().unwrap().is_dir() {
+            // What is made in the background may have another name by now.
+            let Ok(metadata) = path.symlink_metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
                 walk(root, &path, found);
             } else {
                 found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
