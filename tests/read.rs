@@ -503,3 +503,30 @@ fn a_log_of_many_opens_reads_as_one() {
         .collect();
     assert_eq!(read, appended);
 }
+
+/// The read had found its stream in the index in memory. When the index file had taken its place, the answer was taken for a lie: the
+/// segment was scanned anew on the reader's time, and the file, which was right, removed.
+#[test]
+fn a_read_that_outlives_its_segments_roll_leaves_the_index_file_alone() {
+    let home = Home::new();
+    let log = home.open(small());
+    fill(&log, 10, 20);
+    let of_stream = |name: &str| collect(log.read_stream(name, Read::forward()).unwrap());
+    let expected = of_stream("often-0");
+    let forward = log.read_stream("often-0", Read::forward()).unwrap();
+    let backward = log.read_stream("often-0", Read::backward()).unwrap();
+    fill(&log, 11, 200);
+    wait_for_indexes(&home.log());
+    let indexes = || {
+        let segments = segment_files(&home.log()).into_iter();
+        segments.filter(|file| file.with_extension("idx").exists()).count()
+    };
+    let before = indexes();
+    assert!(before > 3);
+    assert_eq!(collect(forward), expected);
+    let mut backward = collect(backward);
+    backward.reverse();
+    assert_eq!(backward, expected);
+    assert_eq!(indexes(), before);
+    assert!(of_stream("often-0").starts_with(&expected));
+}

@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::HeaderError;
 use crate::format::group::GroupHeader;
+use crate::format::index_file::IndexEntry;
 use crate::format::names;
 use crate::format::record::{self, EventRef, Record, RecordError};
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SegmentHeader};
@@ -80,7 +81,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 enum FoundEntry {
     Memory,
-    File(crate::format::index_file::IndexEntry),
+    File(IndexEntry),
 }
 
 /// The index named something that is not there.
@@ -324,25 +325,10 @@ impl Segment {
                     entry: FoundEntry::Memory,
                 })
             })),
-            SegmentIndex::File(index) => {
-                for entry in index.candidates(stream) {
-                    let first = event_at(opened, index.generations(), entry.offset).map_err(|_| Doubt)?;
-                    if entry.count == 0 || first.version.get() != entry.first_version {
-                        return Err(Doubt);
-                    }
-                    if first.stream == stream {
-                        let part = part_of(&entry);
-                        if entry.first_version.checked_add(entry.count.into()).is_none() {
-                            return Err(Doubt);
-                        }
-                        return Ok(Some(Found {
-                            part,
-                            entry: FoundEntry::File(entry),
-                        }));
-                    }
-                }
-                Ok(None)
-            }
+            SegmentIndex::File(index) => Ok(entry_of(index, opened, stream)?.map(|entry| Found {
+                part: part_of(&entry),
+                entry: FoundEntry::File(entry),
+            })),
         })
     }
 
@@ -368,11 +354,13 @@ impl Segment {
                 Ok((offsets.to_vec(), index.generations().to_vec()))
             }
             SegmentIndex::File(index) => {
-                let FoundEntry::File(entry) = &found.entry else {
-                    return Err(Doubt);
+                let entry = match found.entry {
+                    FoundEntry::File(entry) => entry,
+                    // The file has taken the place of the index in memory since.
+                    FoundEntry::Memory => entry_of(index, opened, stream)?.ok_or(Doubt)?,
                 };
-                let (from, to) = range(&part_of(entry)).ok_or(Doubt)?;
-                let offsets = index.offsets(entry, from, to).ok_or(Doubt)?;
+                let (from, to) = range(&part_of(&entry)).ok_or(Doubt)?;
+                let offsets = index.offsets(&entry, from, to).ok_or(Doubt)?;
                 // The first and the last must be what they are said to be; what lies between is checked as it is read.
                 for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
                     let event = event_at(opened, index.generations(), *offset.ok_or(Doubt)?).map_err(|_| Doubt)?;
@@ -429,6 +417,23 @@ impl Segment {
             SegmentIndex::File(index) => index.totals(),
         })
     }
+}
+
+/// What an index file has of `stream`. Names decide, as the records have them; a hash never does.
+fn entry_of(index: &SealedIndex, opened: &Opened, stream: &str) -> Result<Option<IndexEntry>, Doubt> {
+    for entry in index.candidates(stream) {
+        let first = event_at(opened, index.generations(), entry.offset).map_err(|_| Doubt)?;
+        if entry.count == 0 || first.version.get() != entry.first_version {
+            return Err(Doubt);
+        }
+        if first.stream == stream {
+            return match entry.first_version.checked_add(entry.count.into()) {
+                Some(_) => Ok(Some(entry)),
+                None => Err(Doubt),
+            };
+        }
+    }
+    Ok(None)
 }
 
 /// The event whose record stands at `offset`, checked.
