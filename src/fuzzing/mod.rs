@@ -1,7 +1,7 @@
 //! Laws over the inner functions, as functions from bytes: the narrow door through which the targets in `fuzz/` and
 //! `tests/fuzz_seeds.rs` reach what is not public. A law that does not hold panics.
 //!
-//! [`choices`] makes decisions of bytes, [`forge`] puts checksums right so that a fuzzer gets past them, [`sample`] is the
+//! `choices` makes decisions of bytes, `forge` puts checksums right so that a fuzzer gets past them, `sample` is the
 //! small logs that are mutated. The others are one target each.
 
 mod choices;
