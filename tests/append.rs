@@ -622,8 +622,8 @@ mod held_up {
     use annals::Timestamp;
     use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 
+    use super::common::Rng;
     use super::common::gated::{Gate, Hold, gated};
-    use super::common::real::Rng;
     use super::*;
 
     fn open(options: Options) -> (Log, Arc<Gate>) {

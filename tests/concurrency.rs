@@ -11,7 +11,8 @@ use annals::ExpectedVersion::{Any, NoStream};
 use annals::{Appended, Batch, Durability, Error, Log, Options, Position, Read, Version};
 use uuid::Uuid;
 
-use common::real::{Home, Rng, Seen, check_whole, collect, effort, event, small};
+use common::real::{Home, Seen, check_whole, collect, event, small};
+use common::{Rng, effort};
 
 /// That everything in `told` is in the log, at the version and position that was told.
 #[track_caller]

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use annals::{Appended, Batch, Durability, ExpectedVersion, Log, NewEvent, Options, Ticket, Verdict};
 
-use common::real::{Home, Rng, Seen, check_whole, effort, small};
+use common::real::{Home, Seen, check_whole, small};
+use common::{Rng, effort};
 
 const CHILD: &str = "ANNALS_KILL_CHILD";
 const THREADS: u64 = 4;

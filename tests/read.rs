@@ -9,8 +9,9 @@ use std::fs;
 use annals::ExpectedVersion::Any;
 use annals::{Batch, Durability, Error, Event, Log, Options, Position, Read, Timestamp, Version};
 
+use common::Rng;
 use common::real::{
-    Home, Rng, Seen, all, check_whole, collect, event, segment_files, small, stream, texts, wait_for_indexes,
+    Home, Seen, all, check_whole, collect, event, segment_files, small, stream, texts, wait_for_indexes,
 };
 
 /// A log of some hundred events in a few dozen segments, the same for every caller: streams that are everywhere, some that

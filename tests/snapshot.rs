@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use annals::ExpectedVersion::Any;
 use annals::{Error, Log, Options, Read, Snapshot, Version};
 
-use common::real::{Home, Rng, collect, effort, event, files_below, small, texts};
+use common::real::{Home, collect, event, files_below, small, texts};
+use common::{Rng, effort};
 
 type Spoil = fn(&mut Vec<u8>, &mut Rng);
 

@@ -12,7 +12,8 @@ use annals::ExpectedVersion::Any;
 use annals::{Batch, Durability, Error, Event, Log, Position, Read, Subscription};
 use futures_core::Stream;
 
-use common::real::{Bell, Home, Seen, all, block_on, effort, event, small};
+use common::effort;
+use common::real::{Bell, Home, Seen, all, block_on, event, small};
 
 fn append(log: &Log, data: &str) -> Position {
     log.append("s", Any, &[event(data)]).unwrap().last_position

@@ -42,14 +42,6 @@ pub(crate) fn small() -> Options {
     Options::new().segment_bytes(16 << 10)
 }
 
-/// One for every run by default; `ANNALS_TEST_EFFORT` multiplies what takes long.
-pub(crate) fn effort() -> u64 {
-    match std::env::var("ANNALS_TEST_EFFORT") {
-        Ok(effort) => effort.parse().expect("ANNALS_TEST_EFFORT is a number"),
-        Err(_) => 1,
-    }
-}
-
 pub(crate) fn event(data: &str) -> NewEvent<'_> {
     NewEvent::new("t", data)
 }
@@ -142,28 +134,6 @@ pub(crate) fn check_whole(log: &Log) -> Vec<Seen> {
         assert_eq!(log.stream_version(name).unwrap(), Version::new(events.len() as u64));
     }
     everything
-}
-
-/// SplitMix64: numbers that follow from a seed.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn id(&mut self) -> Uuid {
-        Uuid::from_u64_pair(self.next(), self.next())
-    }
 }
 
 /// Counts how often it was woken, and unparks the thread that made it.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use super::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,30 +23,6 @@ macro_rules! ensure {
     };
 }
 pub(crate) use ensure;
-
-/// How much is tried; 1 unless `ANNALS_TEST_EFFORT` says otherwise.
-pub(crate) fn effort() -> u64 {
-    std::env::var("ANNALS_TEST_EFFORT").map_or(1, |effort| effort.parse().expect("ANNALS_TEST_EFFORT is a number"))
-}
-
-/// Small numbers from a seed (SplitMix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
 
 /// An event as it was sent.
 #[derive(Clone, PartialEq, Eq)]
