@@ -14,6 +14,7 @@ use crate::append::group_commit::{Appender, Recovered, nonce};
 use crate::append::maintenance::{Crew, Work};
 use crate::append::segment_writer::SegmentWriter;
 use crate::append::ticket::{Places, Ticket};
+use crate::append::wake::wake;
 use crate::environment::Environment;
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
@@ -560,7 +561,7 @@ impl Handle {
         if let Some(crew) = crew {
             crew.join();
         }
-        self.watermark.close();
+        wake(self.watermark.close());
         drop(lock);
         *state = State::Closed(closed.clone());
         closed

@@ -104,11 +104,12 @@ pub(crate) fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProg
     let dir = root
         .subdir(names::SEGMENTS, false)
         .at(root.path(), "opening the folder of segments")?;
-    let firsts = list_segments(&*dir)?;
+    let mut firsts = list_segments(&*dir)?;
     let mut verifying = Verifying {
         dir,
         report: VerifyReport::default(),
         expected: Position::new(1),
+        has_successor: false,
     };
     let mut done = VerifyProgress {
         bytes_done: 0,
@@ -117,10 +118,19 @@ pub(crate) fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProg
     for &first in &firsts {
         done.bytes_total += verifying.segment_len(first)?;
     }
-    for (i, &first) in firsts.iter().enumerate() {
+    let mut i = 0;
+    while let Some(&first) = firsts.get(i) {
         let is_newest = i + 1 == firsts.len();
         // The second to last may be the active one: a roll that did not finish leaves an empty segment behind it.
         done.bytes_done += verifying.segment(first, &meta.log_id, is_newest, i + 2 == firsts.len())?;
+        i += 1;
+        if is_newest && verifying.has_successor {
+            // A writer has rolled since the segments were listed.
+            firsts = list_segments(&*verifying.dir)?;
+            for &first in firsts.get(i..).unwrap_or_default() {
+                done.bytes_total += verifying.segment_len(first)?;
+            }
+        }
         progress(done);
     }
     if firsts.is_empty() {
@@ -146,6 +156,8 @@ struct Verifying {
     report: VerifyReport,
     /// The first position of the next segment.
     expected: Position,
+    /// The newest segment was found sealed, and one after it is there by now.
+    has_successor: bool,
 }
 
 impl Verifying {
@@ -179,40 +191,49 @@ impl Verifying {
         let len = file.len().at(&path, "asking for the length of a segment")?;
         let len = usize::try_from(len.min(crate::format::segment_header::SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
         // A writer may be at work in the last two: those are not mapped.
-        let bytes = if is_newest || may_be_active {
-            let mut bytes = vec![0; len];
-            let read = read_up_to(&*file, &mut bytes, 0).at(&path, "reading a segment")?;
-            bytes.truncate(read);
-            Bytes::from(bytes)
-        } else {
-            file.map(len).at(&path, "mapping a segment")?
+        // What a writer is writing right now may be seen in part: a bad end is believed only when it stays.
+        let mut attempts = 5;
+        let (bytes, header, found, index) = loop {
+            let bytes = if is_newest || may_be_active {
+                let mut bytes = vec![0; len];
+                let read = read_up_to(&*file, &mut bytes, 0).at(&path, "reading a segment")?;
+                bytes.truncate(read);
+                Bytes::from(bytes)
+            } else {
+                file.map(len).at(&path, "mapping a segment")?
+            };
+            let header = match SegmentHeader::decode(&bytes) {
+                Ok(header) if header.first_position == first && header.log_id == log_id => header,
+                Ok(_) => {
+                    self.damage(&name, 0, None, "segment of another log or place");
+                    return Ok(bytes.len() as u64);
+                }
+                Err(HeaderError::Invalid(what)) => {
+                    self.damage(&name, 0, None, what);
+                    return Ok(bytes.len() as u64);
+                }
+                Err(HeaderError::Unsupported(found)) => {
+                    return Err(Error::UnsupportedFormat {
+                        path,
+                        found,
+                        supported: FORMAT_VERSION,
+                    });
+                }
+            };
+            if bytes.len() < header.segment_bytes as usize {
+                self.damage(&name, bytes.len(), None, "segment file that ends early");
+            }
+            let mut builder = IndexBuilder::default();
+            let found = scan(&bytes, &header, &mut builder);
+            let index = builder.finish(found.end);
+            attempts -= 1;
+            let is_bad = matches!(found.tail, Tail::Ambiguous { .. } | Tail::Damaged { .. });
+            if !(is_bad && (is_newest || may_be_active) && attempts > 0) {
+                break (bytes, header, found, index);
+            }
         };
         self.report.bytes += bytes.len() as u64;
         let len = bytes.len() as u64;
-        let header = match SegmentHeader::decode(&bytes) {
-            Ok(header) if header.first_position == first && header.log_id == log_id => header,
-            Ok(_) => {
-                self.damage(&name, 0, None, "segment of another log or place");
-                return Ok(len);
-            }
-            Err(HeaderError::Invalid(what)) => {
-                self.damage(&name, 0, None, what);
-                return Ok(len);
-            }
-            Err(HeaderError::Unsupported(found)) => {
-                return Err(Error::UnsupportedFormat {
-                    path,
-                    found,
-                    supported: FORMAT_VERSION,
-                });
-            }
-        };
-        if bytes.len() < header.segment_bytes as usize {
-            self.damage(&name, bytes.len(), None, "segment file that ends early");
-        }
-        let mut builder = IndexBuilder::default();
-        let found = scan(&bytes, &header, &mut builder);
-        let index = builder.finish(found.end);
         self.report.events += found.event_count;
         self.expected = found.last_position.next();
         let verdict = match found.tail {
@@ -238,7 +259,14 @@ impl Verifying {
         };
         match (found.seal.is_some(), is_newest) {
             (true, false) => self.index(first, &header, bytes, &index),
-            (true, true) => self.damage(&name, found.end, None, "the segment after this sealed one is missing"),
+            (true, true) => {
+                self.has_successor = list_segments(&*self.dir)?.last().is_some_and(|&last| last > first);
+                if self.has_successor {
+                    self.index(first, &header, bytes, &index);
+                } else {
+                    self.damage(&name, found.end, None, "the segment after this sealed one is missing");
+                }
+            }
             (false, true) => self.report.verdict = verdict,
             // If the newest is empty, this is where the log ends; else the newest says from where on events are missing.
             (false, false) if may_be_active => self.report.verdict = verdict,

@@ -25,8 +25,10 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Opens the gate with the outcome of the group.
-    pub(crate) fn open(&self, outcome: Result<()>) {
+    /// Opens the gate with the outcome of the group. Threads are woken; the wakers of tasks, which are a caller's code, are returned
+    /// for whoever may run that.
+    #[must_use = "tasks wait to be woken"]
+    pub(crate) fn open(&self, outcome: Result<()>) -> Vec<Waker> {
         if let Err(error) = outcome {
             // Opened once only, so the first outcome is the outcome.
             self.failure.get_or_init(|| error);
@@ -36,10 +38,7 @@ impl Gate {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             atomic_wait::wake_all(&raw const self.state);
         }
-        let wakers = std::mem::take(&mut *self.wakers.lock());
-        for waker in wakers {
-            waker.wake();
-        }
+        std::mem::take(&mut *self.wakers.lock())
     }
 
     /// The outcome, if the gate is open.
@@ -100,7 +99,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let fails = round % 3 == 0;
-            gate.open(if fails { Err(Error::Closed) } else { Ok(()) });
+            assert!(gate.open(if fails { Err(Error::Closed) } else { Ok(()) }).is_empty());
             for thread in waiting {
                 assert_eq!(thread.join().unwrap().is_err(), fails);
             }

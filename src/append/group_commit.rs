@@ -27,7 +27,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -39,6 +40,7 @@ use super::gate::Gate;
 use super::maintenance::Work;
 use super::segment_writer::{SegmentWriter, WriteFailure};
 use super::ticket::{Places, Ticket};
+use super::wake::{WakeWork, wake};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::format::segment_header::{Generation, SegmentHeader};
@@ -76,7 +78,8 @@ pub(crate) struct Appender {
     /// Segment files made ahead of need.
     pub(crate) prepared: Mutex<Option<Prepared>>,
     threads: OnceLock<Threads>,
-    stopping: AtomicBool,
+    /// Without threads: the wakers to be called once nobody leads any more.
+    owed_wakers: Mutex<Vec<Waker>>,
 }
 
 /// The ways to the background threads.
@@ -84,6 +87,7 @@ pub(crate) struct Appender {
 pub(crate) struct Threads {
     pub(crate) commit: Sender<CommitWork>,
     pub(crate) maintain: Sender<Work>,
+    pub(crate) wake: Sender<WakeWork>,
 }
 
 /// What the committer thread is asked to do.
@@ -223,7 +227,7 @@ impl Appender {
             open_callers: AtomicU32::new(0),
             prepared: Mutex::new(None),
             threads: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            owed_wakers: Mutex::default(),
         }
     }
 
@@ -232,15 +236,6 @@ impl Appender {
         if self.threads.set(threads).is_err() {
             unreachable!("threads are started once, at open");
         }
-    }
-
-    /// Whether the log is being closed, so that long work in the background is not worth finishing.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn threads(&self) -> Option<&Threads> {
@@ -434,8 +429,28 @@ impl Appender {
                 drop(placing);
                 Self::hand_over(threads, committing);
             }
-            None => self.lead(committing, placing, false),
+            None => {
+                self.lead(committing, placing, false);
+                self.wake_owed();
+            }
         }
+    }
+
+    /// Sees that `wakers` are called, by another than the leader.
+    fn wake(&self, wakers: Vec<Waker>) {
+        if wakers.is_empty() {
+            return;
+        }
+        match self.threads.get() {
+            // The thread lives until the log is closed, which waits until nobody leads.
+            Some(threads) => drop(threads.wake.send(WakeWork::Wake(wakers))),
+            None => self.owed_wakers.lock().extend(wakers),
+        }
+    }
+
+    fn wake_owed(&self) {
+        let owed = std::mem::take(&mut *self.owed_wakers.lock());
+        wake(owed);
     }
 
     fn hand_over(threads: &Threads, committing: Committing) {
@@ -548,7 +563,7 @@ impl Appender {
         }
         committing.written_bytes += group.batch_bytes;
         if let Some(gate) = group.gate {
-            gate.open(Ok(()));
+            self.wake(gate.open(Ok(())));
         }
     }
 
@@ -559,7 +574,7 @@ impl Appender {
             segment.publish(end);
         }
         if last > self.watermark.position() {
-            self.watermark.publish(last);
+            self.wake(self.watermark.publish(last));
         }
     }
 
@@ -643,7 +658,7 @@ impl Appender {
             sealed_segment.publish(seal.end);
         }
         if last > self.watermark.position() {
-            self.watermark.publish(last);
+            self.wake(self.watermark.publish(last));
         }
         let rolled = {
             let mut placing = self.placing.lock();
@@ -727,7 +742,7 @@ impl Appender {
             drop(placing);
         }
         for gate in gates {
-            gate.open(Err(error.clone()));
+            self.wake(gate.open(Err(error.clone())));
         }
     }
 
@@ -774,7 +789,7 @@ impl Appender {
         self.room.notify_all();
         drop(placing);
         for gate in gates {
-            gate.open(Err(error.clone()));
+            self.wake(gate.open(Err(error.clone())));
         }
     }
 
@@ -803,6 +818,12 @@ impl Appender {
                 return if durable { Err(Error::Closed) } else { Ok(()) };
             }
             if !wait {
+                if is_idle {
+                    // Nobody else would see to the flush that the next try finds done.
+                    placing.flush_wanted = true;
+                    self.leave(placing, false);
+                    placing = self.placing.lock();
+                }
                 return Err(Error::Busy {
                     in_flight: placing.in_flight,
                     max: self.options.in_flight_bytes_max,
@@ -853,6 +874,7 @@ impl Appender {
         placing.flush_wanted |= committing.writer.needs_sync();
         placing.mark_wanted = true;
         self.lead(committing, placing, false);
+        self.wake_owed();
         let mut placing = self.placing.lock();
         let failure = placing.flush_failure.take();
         let is_durable = self.durable_position().get() + 1 >= placing.next_position.get();

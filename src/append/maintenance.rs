@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::active::ActiveSegment;
 use super::group_commit::{Appender, CommitWork};
+use super::wake::{WakeWork, wake_loop};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::index::sealed;
@@ -100,7 +101,12 @@ impl Maintenance<'_> {
                 run(self.appender, work);
                 self.spare_owed = true;
             }
-            Work::MakeIndexes => run(self.appender, work),
+            Work::MakeIndexes => make_missing_indexes(self.appender, || {
+                while let Ok(work) = self.work.try_recv() {
+                    self.take(work);
+                }
+                !self.stopped
+            }),
         }
     }
 
@@ -126,14 +132,14 @@ pub(crate) fn run(appender: &Appender, work: Work) {
             drop(active);
             make_index(&*appender.dir, &appender.segments, &segment);
         }
-        Work::MakeIndexes => make_missing_indexes(appender),
+        Work::MakeIndexes => make_missing_indexes(appender, || true),
         Work::Prepare | Work::MarkWhenIdle | Work::Stop => {}
     }
 }
 
 /// Makes index files for the sealed segments that have none. Those that are there are not opened: that costs nothing before
-/// they are used.
-fn make_missing_indexes(appender: &Appender) {
+/// they are used. `go_on` is asked between segments, and does what else has to be done meanwhile.
+fn make_missing_indexes(appender: &Appender, mut go_on: impl FnMut() -> bool) {
     let there: HashSet<String> = match appender.dir.list() {
         Ok(entries) => entries.into_iter().map(|entry| entry.name).collect(),
         Err(error) => return tracing::warn!(%error, "the segments cannot be listed"),
@@ -142,7 +148,7 @@ fn make_missing_indexes(appender: &Appender) {
     // The active segment has its index in memory, and no file.
     all.pop();
     for segment in all {
-        if appender.is_stopping() {
+        if !go_on() {
             return;
         }
         if there.contains(&names::index(segment.first_position())) {
@@ -165,7 +171,7 @@ fn prepare_spare(appender: &Appender, go_on: impl FnMut() -> bool) {
     }
     let len = appender.options.segment_bytes;
     let made = match prepare::adopt(&*appender.dir, len) {
-        Ok(None) => prepare::prepare(&*appender.dir, len, go_on),
+        Ok(None) => prepare::prepare(&*appender.dir, len, appender.options.direct_io, go_on),
         adopted => adopted,
     };
     match made {
@@ -208,41 +214,51 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Starts the committer and the maintenance thread.
+    /// Starts the threads: the committer, maintenance, and the one that wakes tasks.
     pub(crate) fn start(appender: &Arc<Appender>) -> std::io::Result<Self> {
         let (commit, commit_work) = crossbeam_channel::unbounded();
         let (maintain, maintain_work) = crossbeam_channel::unbounded();
-        let threads = super::group_commit::Threads { commit, maintain };
-        let mut crew = Self {
-            threads: Vec::with_capacity(2),
-        };
+        let (wake, wake_work) = crossbeam_channel::unbounded();
         let for_commit = Arc::clone(appender);
-        let commit = std::thread::Builder::new()
-            .name("annals-commit".into())
-            .spawn(move || commit_loop(&for_commit, &commit_work))?;
-        crew.threads.push(commit);
         let for_maintenance = Arc::clone(appender);
-        let maintenance = std::thread::Builder::new()
-            .name("annals-maintain".into())
-            .spawn(move || maintenance_loop(&for_maintenance, &maintain_work));
-        match maintenance {
-            Ok(thread) => {
-                crew.threads.push(thread);
-                appender.set_threads(threads);
-                Ok(crew)
-            }
-            Err(e) => {
-                // Dropping the senders ends the first thread.
-                drop(threads);
-                crew.join();
-                Err(e)
+        type Loop = Box<dyn FnOnce() + Send>;
+        let loops: [(&str, Loop); 3] = [
+            (
+                "annals-commit",
+                Box::new(move || commit_loop(&for_commit, &commit_work)),
+            ),
+            (
+                "annals-maintain",
+                Box::new(move || maintenance_loop(&for_maintenance, &maintain_work)),
+            ),
+            ("annals-wake", Box::new(move || wake_loop(&wake_work))),
+        ];
+        let mut crew = Self {
+            threads: Vec::with_capacity(loops.len()),
+        };
+        let senders = super::group_commit::Threads { commit, maintain, wake };
+        for (name, work) in loops {
+            match std::thread::Builder::new().name(name.into()).spawn(work) {
+                Ok(thread) => crew.threads.push(thread),
+                Err(e) => {
+                    // Without senders, the threads that were started end.
+                    drop(senders);
+                    crew.join();
+                    return Err(e);
+                }
             }
         }
+        appender.set_threads(senders);
+        Ok(crew)
     }
 
     /// Waits for the threads to end, which they were told to.
     pub(crate) fn join(self) {
         for thread in self.threads {
+            // A waker that drops the last handle closes the log on the thread that wakes.
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
             }
@@ -253,11 +269,11 @@ impl Crew {
 impl Appender {
     /// Tells the threads to end.
     pub(crate) fn stop_threads(&self) {
-        self.set_stopping();
         if let Some(threads) = self.threads() {
             // A thread that is gone already has ended.
             drop(threads.commit.send(CommitWork::Stop));
             drop(threads.maintain.send(Work::Stop));
+            drop(threads.wake.send(WakeWork::Stop));
         }
     }
 }

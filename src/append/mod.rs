@@ -8,3 +8,4 @@ pub(crate) mod group_commit;
 pub(crate) mod maintenance;
 pub(crate) mod segment_writer;
 pub(crate) mod ticket;
+pub(crate) mod wake;

@@ -131,7 +131,12 @@ impl SegmentWriter {
             // What is left has to start on a page again.
             done += written;
             if done < len {
-                done = done / PAGE_BYTES * PAGE_BYTES;
+                let whole = done / PAGE_BYTES * PAGE_BYTES;
+                if whole + written <= done {
+                    // Less than a page: a limit on the file's size, or a storage that takes no direct writes after all.
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
+                done = whole;
             }
         }
         Ok(())

@@ -34,21 +34,24 @@ impl Watermark {
         Position::new(self.position.load(Ordering::SeqCst))
     }
 
-    /// Moves to `position` and wakes all who wait.
-    pub(crate) fn publish(&self, position: Position) {
+    /// Moves to `position` and wakes the threads that wait. The wakers of tasks, which are a caller's code, are returned for whoever
+    /// may run that.
+    #[must_use = "tasks wait to be woken"]
+    pub(crate) fn publish(&self, position: Position) -> Vec<Waker> {
         self.position.store(position.get(), Ordering::SeqCst);
-        self.wake_all();
+        self.wake_threads()
     }
 
-    /// Nothing more will come.
-    pub(crate) fn close(&self) {
+    /// Nothing more will come. As [`Watermark::publish`].
+    #[must_use = "tasks wait to be woken"]
+    pub(crate) fn close(&self) -> Vec<Waker> {
         self.closed.store(true, Ordering::SeqCst);
-        self.wake_all();
+        self.wake_threads()
     }
 
-    fn wake_all(&self) {
+    fn wake_threads(&self) -> Vec<Waker> {
         if self.waiting.load(Ordering::SeqCst) == 0 {
-            return;
+            return Vec::new();
         }
         let wakers = {
             let mut wakers = self.wakers.lock();
@@ -56,9 +59,7 @@ impl Watermark {
             std::mem::take(&mut *wakers)
         };
         self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
-        for waker in wakers {
-            waker.wake();
-        }
+        wakers
     }
 
     fn state(&self, after: Position) -> Poll<bool> {

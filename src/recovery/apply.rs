@@ -370,7 +370,8 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
         segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
         group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
     };
-    let prepared = prepare::prepare(&*dir, options.segment_bytes, || true).at(&path, "creating the first segment")?;
+    let prepared = prepare::prepare(&*dir, options.segment_bytes, options.direct_io, || true)
+        .at(&path, "creating the first segment")?;
     let Some(prepared) = prepared else {
         unreachable!("told to go on")
     };

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::format::group::is_zero;
 use crate::format::names;
+use crate::storage::map::Image;
 use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
 
 /// A file that can become a segment: long enough, all zeros behind the header, durable but for its name.
@@ -23,36 +24,60 @@ pub(crate) struct Prepared {
 /// behind one.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// A prepared segment of `len` bytes: allocated, filled with zeros and synced, under the name of a spare. `go_on` is asked between
-/// steps; when it says no, the work is dropped.
-pub(crate) fn prepare(dir: &dyn Dir, len: u64, mut go_on: impl FnMut() -> bool) -> io::Result<Option<Prepared>> {
+/// A prepared segment of `len` bytes: allocated, filled with zeros (past the page cache if `direct` and that can be had) and synced,
+/// under the name of a spare. `go_on` is asked between steps; when it says no, the work is dropped.
+pub(crate) fn prepare(
+    dir: &dyn Dir,
+    len: u64,
+    direct: bool,
+    mut go_on: impl FnMut() -> bool,
+) -> io::Result<Option<Prepared>> {
     let prepared = allocate(dir, names::SPARE_UNFINISHED, len)?;
-    let zeros = match crate::storage::map::Image::zeroed(STEP_BYTES) {
-        Ok(mut image) => {
-            image.freeze(STEP_BYTES);
-            Arc::clone(image.image())
-        }
-        Err(e) => return Err(e),
-    };
-    let direct = dir.open(prepared.name, OpenMode::DirectSync).ok();
-    let file = direct.as_deref().unwrap_or(&*prepared.file);
-    let mut offset = 0;
-    while offset < len {
-        if !go_on() {
-            dir.remove(prepared.name)?;
-            return Ok(None);
-        }
-        let step = usize::try_from(len - offset).unwrap_or(usize::MAX).min(STEP_BYTES);
-        write_all_at(file, &zeros.frozen()[..step], offset)?;
-        offset += step as u64;
+    let mut filled = Err(io::ErrorKind::Unsupported.into());
+    if direct && let Ok(file) = dir.open(prepared.name, OpenMode::DirectSync) {
+        filled = fill(&*file, len, &mut go_on);
     }
-    prepared.file.sync_data()?;
-    dir.rename(prepared.name, names::SPARE)?;
-    dir.sync()?;
-    Ok(Some(Prepared {
+    // A file system may take the handle for direct writes, but not the writes.
+    if matches!(&filled, Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)) {
+        filled = fill(&*prepared.file, len, &mut go_on);
+    }
+    let named = filled.and_then(|is_full| {
+        if is_full {
+            prepared.file.sync_data()?;
+            dir.rename(prepared.name, names::SPARE)?;
+            dir.sync()?;
+        }
+        Ok(is_full)
+    });
+    if !matches!(named, Ok(true)) {
+        // What did not come to its end must not take the space that appends need.
+        match dir.remove(names::SPARE_UNFINISHED) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(error = %e, "an unfinished spare could not be removed");
+            }
+            _ => {}
+        }
+    }
+    Ok(named?.then_some(Prepared {
         name: names::SPARE,
         ..prepared
     }))
+}
+
+/// Writes `len` zeros; false if `go_on` said no.
+fn fill(file: &dyn File, len: u64, go_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
+    let mut zeros = Image::zeroed(STEP_BYTES)?;
+    zeros.freeze(STEP_BYTES);
+    let mut offset = 0;
+    while offset < len {
+        if !go_on() {
+            return Ok(false);
+        }
+        let step = usize::try_from(len - offset).unwrap_or(usize::MAX).min(STEP_BYTES);
+        write_all_at(file, &zeros.image().frozen()[..step], offset)?;
+        offset += step as u64;
+    }
+    Ok(true)
 }
 
 /// A file of `len` bytes that reads as zeros, made in a moment: what is used when the writer was faster than preparation. What had
