@@ -27,7 +27,7 @@ use crate::read::events::Events;
 use crate::read::stream::{StreamWalk, last_version, lineage};
 use crate::read::subscribe::Subscription;
 use crate::read::watermark::Watermark;
-use crate::recovery::apply::{RecoveryReport, check_is_ours, recover};
+use crate::recovery::apply::{RecoveryReport, check_is_ours, open_root, recover};
 use crate::retry;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
@@ -106,23 +106,7 @@ impl Log {
             file: options.file_mode,
             dir: options.dir_mode,
         };
-        let root = match fs::open_root(path, modes, options.create) {
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    // `AlreadyExists`: something else has the name of the directory, or of one above it.
-                    std::io::ErrorKind::NotFound
-                        | std::io::ErrorKind::NotADirectory
-                        | std::io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                return Err(Error::NotALog {
-                    path: path.to_owned(),
-                    reason: format!("no such directory ({e})"),
-                });
-            }
-            other => other.at(path, "opening the directory")?,
-        };
+        let root = open_root(path, modes, options.create)?;
         Self::open_checked(root, options, Environment::system())
     }
 

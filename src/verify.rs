@@ -10,7 +10,7 @@ use crate::format::segment_header::SegmentHeader;
 use crate::format::{FORMAT_VERSION, HeaderError, names};
 use crate::index::active::ActiveIndex;
 use crate::index::sealed::SealedIndex;
-use crate::recovery::apply::{list_segments, read_meta};
+use crate::recovery::apply::{list_segments, open_root, read_meta};
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, Verdict, scan};
 use crate::segments::segment::event_at;
@@ -82,15 +82,7 @@ pub fn verify(path: impl AsRef<Path>, mut progress: impl FnMut(VerifyProgress)) 
         file: 0o600,
         dir: 0o700,
     };
-    let root = match fs::open_root(path, modes, false) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Err(Error::NotALog {
-                path: path.to_owned(),
-                reason: "no such directory".into(),
-            });
-        }
-        other => other.at(path, "opening the directory")?,
-    };
+    let root = open_root(path, modes, false)?;
     verify_in(&root, &mut progress)
 }
 

@@ -10,7 +10,7 @@
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::index::active::ActiveIndex;
 use crate::options::Options;
 use crate::segments::prepare;
 use crate::storage::map::{Image, ImageWriter};
-use crate::storage::{Dir, File, OpenMode, read_small, read_up_to, write_all_at, write_small_atomically};
+use crate::storage::{Dir, File, OpenMode, fs, read_small, read_up_to, write_all_at, write_small_atomically};
 use crate::types::{Position, Timestamp};
 
 /// What an open found at the end of the log, and what it did about it.
@@ -266,6 +266,21 @@ fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, 
         offset,
         positions,
         what: what.to_owned(),
+    })
+}
+
+/// The directory at `path`, created if `create` says so.
+pub(crate) fn open_root(path: &Path, modes: fs::Modes, create: bool) -> Result<Arc<dyn Dir>> {
+    let reason = match fs::open_root(path, modes, create).map_err(|e| (e.kind(), e)) {
+        Ok(root) => return Ok(root),
+        Err((io::ErrorKind::NotFound, _)) => "no such directory",
+        // `AlreadyExists`: something else has the name of the directory, or of one above it.
+        Err((io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists, _)) => "not a directory",
+        Err((_, e)) => return Err(Error::io(path, "opening the directory", e)),
+    };
+    Err(Error::NotALog {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
     })
 }
 
