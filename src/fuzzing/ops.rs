@@ -419,8 +419,11 @@ impl Run {
                 "an error of a disk without faults"
             ),
             Err(Error::TooLarge { .. }) => {
-                let bytes: usize = sent.events.iter().map(|event| event.data.len()).sum();
-                assert!(bytes > 1500, "a batch of {bytes} bytes is too large");
+                let bytes = Self::encode(sent)
+                    .expect("names and sizes are within bounds")
+                    .byte_len() as u64;
+                let options = self.options.clone().checked().expect("the log was opened with them");
+                assert!(bytes > options.batch_bytes_max, "a batch of {bytes} bytes is too large");
             }
             Err(error) => panic!("an append that failed: {error:?}"),
         }
