@@ -66,7 +66,7 @@ pub use environment::Environment;
 pub use error::{Damage, DamageReport, Error, Result};
 pub use format::record::{EventRef, NewEvent, Tags};
 pub use log::Log;
-pub use options::Options;
+pub use options::{OpenMode, Options};
 pub use read::Read;
 pub use read::event::Event;
 pub use read::events::Events;

@@ -15,6 +15,16 @@ pub(crate) fn segment_reserve(align: usize) -> usize {
     2 * apart + 2 * GROUP_HEADER_BYTES + SEAL_BYTES
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenMode {
+    /// For appending and reading, by one process at a time. Recovers the log first, and creates it if there is none (see
+    /// [`Options::create`]).
+    #[default]
+    ReadWrite,
+}
+
 /// How a log is opened.
 ///
 /// # Examples
@@ -27,6 +37,8 @@ pub(crate) fn segment_reserve(align: usize) -> usize {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
+    /// What the log is opened for; default [`OpenMode::ReadWrite`].
+    pub mode: OpenMode,
     /// Whether to create the log if there is none; default true. If false, [`Error::NotALog`] says that there is none.
     pub create: bool,
     /// Length of a new segment file in bytes; default 64 MiB, 16 KiB to 1 GiB, rounded up to 4 KiB. Existing segments keep
@@ -61,6 +73,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            mode: OpenMode::ReadWrite,
             create: true,
             segment_bytes: 64 << 20,
             batch_bytes_max: 8 << 20,
@@ -96,6 +109,7 @@ impl Options {
     }
 
     setters! {
+        mode: OpenMode,
         create: bool,
         segment_bytes: u64,
         batch_bytes_max: u64,
