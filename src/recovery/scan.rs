@@ -14,6 +14,7 @@
 //! what is bad is missing, then the write may have finished, and the bytes may have changed later: that is an
 //! **ambiguous last group**, which a single copy cannot settle.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero};
@@ -84,66 +85,114 @@ impl Visitor for () {
 
 /// Scans `bytes`, the whole of a segment file whose header is `header`.
 pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visitor) -> Scan {
-    let group_seed = header.group_seed();
-    let mut found = Scan {
-        end: SEGMENT_HEADER_BYTES.min(bytes.len()),
-        proven_end: SEGMENT_HEADER_BYTES.min(bytes.len()),
-        has_groups: false,
-        is_marked: true,
-        last_position: Position::new(header.first_position.get().saturating_sub(1)),
-        last_timestamp: None,
-        event_count: 0,
-        generation: 0,
-        seal: None,
-        tail: Tail::Clean,
-    };
-    // Groups that no later group has called durable yet: (last position, end).
-    let mut unproven = std::collections::VecDeque::new();
-    let mut record_seed = (Generation::default(), header.record_seed(Generation::default()));
-    while found.seal.is_none() {
-        let offset = group_offset(found.end, header.group_align as usize);
-        let mut bad_record = None;
-        let group = bytes
-            .get(offset..)
-            .and_then(|rest| GroupHeader::decode(rest, group_seed));
-        if let Some(group) = group.filter(|group| follows(group, &found)) {
-            if record_seed.0 != group.generation {
-                record_seed = (group.generation, header.record_seed(group.generation));
+    let mut scanner = Scanner::new(bytes, header);
+    while scanner.found.seal.is_none() {
+        let offset = scanner.next_offset();
+        match scanner.step(offset, visitor) {
+            Step::Whole => {}
+            Step::UnknownKind { offset, kind } => {
+                scanner.found.tail = Tail::UnknownKind { offset, kind };
+                break;
             }
-            visitor.group(offset, &group);
-            match read_group(bytes, offset, &group, record_seed.1, &found, visitor) {
-                Ok(body) => {
-                    let mut proven_end = found.proven_end;
-                    while unproven
-                        .front()
-                        .is_some_and(|&(last, _)| last <= group.durable_position)
-                    {
-                        proven_end = unproven.pop_front().map_or(proven_end, |(_, end)| end);
-                    }
-                    let end = offset + GROUP_HEADER_BYTES + group.body_len as usize;
-                    found = Scan {
-                        end,
-                        proven_end,
-                        has_groups: true,
-                        generation: group.generation.ordinal,
-                        ..body
-                    };
-                    // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
-                    unproven.push_back((found.last_position, end));
-                    found.is_marked = group.is_mark();
-                    continue;
-                }
-                Err(GroupError::UnknownKind { offset, kind }) => {
-                    found.tail = Tail::UnknownKind { offset, kind };
-                    return found;
-                }
-                Err(GroupError::Invalid { offset, what }) => bad_record = Some((group, offset, what)),
+            Step::Bad(bad_record) => {
+                judge_tail(bytes, offset, bad_record, scanner.group_seed, &mut scanner.found);
+                break;
             }
         }
-        judge_tail(bytes, offset, bad_record, group_seed, &mut found);
-        return found;
     }
-    found
+    scanner.found
+}
+
+/// What stands where a group is looked for.
+pub(super) enum Step {
+    /// A whole group that follows; it has been added to what was found.
+    Whole,
+    /// None. If its header is right, what is wrong inside it, and where.
+    Bad(Option<(GroupHeader, usize, &'static str)>),
+    /// A record of a newer release.
+    UnknownKind { offset: usize, kind: u8 },
+}
+
+/// A scan under way, group by group.
+pub(super) struct Scanner<'a> {
+    bytes: &'a [u8],
+    header: &'a SegmentHeader,
+    pub(super) group_seed: u32,
+    record_seed: (Generation, u32),
+    /// Groups that no later group has called durable yet: (last position, end).
+    unproven: VecDeque<(Position, usize)>,
+    pub(super) found: Scan,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(bytes: &'a [u8], header: &'a SegmentHeader) -> Self {
+        let start = SEGMENT_HEADER_BYTES.min(bytes.len());
+        Self {
+            bytes,
+            header,
+            group_seed: header.group_seed(),
+            record_seed: (Generation::default(), header.record_seed(Generation::default())),
+            unproven: VecDeque::new(),
+            found: Scan {
+                end: start,
+                proven_end: start,
+                has_groups: false,
+                is_marked: true,
+                last_position: Position::new(header.first_position.get().saturating_sub(1)),
+                last_timestamp: None,
+                event_count: 0,
+                generation: 0,
+                seal: None,
+                tail: Tail::Clean,
+            },
+        }
+    }
+
+    /// Where the next group starts, if there is one.
+    pub(super) fn next_offset(&self) -> usize {
+        group_offset(self.found.end, self.header.group_align as usize)
+    }
+
+    /// The header of a group at `offset`, if there is one by rules G1, G2 and G7.
+    pub(super) fn header_at(&self, offset: usize) -> Option<GroupHeader> {
+        GroupHeader::decode(self.bytes.get(offset..)?, self.group_seed)
+    }
+
+    /// Reads the group at `offset` and adds it to what was found, if it is whole and follows.
+    pub(super) fn step(&mut self, offset: usize, visitor: &mut impl Visitor) -> Step {
+        let Some(group) = self.header_at(offset).filter(|group| follows(group, &self.found)) else {
+            return Step::Bad(None);
+        };
+        if self.record_seed.0 != group.generation {
+            self.record_seed = (group.generation, self.header.record_seed(group.generation));
+        }
+        visitor.group(offset, &group);
+        let body = match read_group(self.bytes, offset, &group, self.record_seed.1, &self.found, visitor) {
+            Ok(body) => body,
+            Err(GroupError::UnknownKind { offset, kind }) => return Step::UnknownKind { offset, kind },
+            Err(GroupError::Invalid { offset, what }) => return Step::Bad(Some((group, offset, what))),
+        };
+        let mut proven_end = self.found.proven_end;
+        while self
+            .unproven
+            .front()
+            .is_some_and(|&(last, _)| last <= group.durable_position)
+        {
+            proven_end = self.unproven.pop_front().map_or(proven_end, |(_, end)| end);
+        }
+        let end = offset + GROUP_HEADER_BYTES + group.body_len as usize;
+        self.found = Scan {
+            end,
+            proven_end,
+            has_groups: true,
+            is_marked: group.is_mark(),
+            generation: group.generation.ordinal,
+            ..body
+        };
+        // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
+        self.unproven.push_back((self.found.last_position, end));
+        Step::Whole
+    }
 }
 
 /// Rules G5 (for the group as a whole) and G6.
