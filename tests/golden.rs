@@ -299,11 +299,15 @@ mod from_the_specification {
                 offset,
                 end,
                 first_position: u64_at(header, 16),
-                durable_position: u64_at(header, 24),
+                durable_position: u64_at(header, 16) - 1 - u64::from(u32_at(header, 24)),
                 generation: u32_at(header, 32),
                 records: Vec::new(),
             };
             assert_eq!(group.first_position, last_position + 1);
+            let sectors = offset / 512..end.div_ceil(512);
+            let parts = sectors.map(|sector| &segment[offset.max(sector * 512)..end.min(sector * 512 + 512)]);
+            let zero_parts = parts.filter(|part| part.iter().all(|&byte| byte == 0)).count();
+            assert_eq!(u32_at(header, 28) as usize, zero_parts);
             let seed = record_seed(segment, header);
             let mut at = offset + 40;
             for _ in 0..u32_at(header, 12) {
@@ -462,7 +466,8 @@ mod example {
             self.field(4, "body length");
             self.field(4, "record count");
             self.field(8, "first position");
-            self.field(8, "durable position");
+            self.field(4, "unsynced");
+            self.field(4, "zero parts");
             self.field(4, "generation");
             self.field(4, "nonce");
         }

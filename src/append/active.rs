@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 
 use super::batch::{Batch, Part};
 use super::gate::Gate;
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
 use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
 use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::index::active::ActiveIndex;
@@ -194,11 +194,13 @@ impl ActiveSegment {
     /// Closes the open group, if there is one.
     pub(crate) fn close_group(&mut self, durable_position: Position) -> Option<ClosedGroup> {
         let open = self.open.take()?;
+        let group = self.image.unfrozen_mut(open.offset, open.end - open.offset);
         let header = GroupHeader {
-            body_len: offset_u32(open.end - open.offset - GROUP_HEADER_BYTES),
+            body_len: offset_u32(group.len() - GROUP_HEADER_BYTES),
             record_count: open.records,
             first_position: open.first_position,
             durable_position,
+            zero_parts: zero_parts(group, open.offset),
             generation: self.generation,
         };
         self.image.put(open.offset, &header.encode(self.group_seed));
@@ -236,19 +238,20 @@ impl ActiveSegment {
         assert!(self.open.is_none(), "a control group is added between groups of events");
         const { assert!(SEAL_BYTES.is_multiple_of(8)) };
         let offset = group_offset(self.end, self.header.group_align as usize);
+        let end = offset + GROUP_HEADER_BYTES + body.len();
+        self.image.put(offset + GROUP_HEADER_BYTES, body);
         let header = GroupHeader {
             body_len: offset_u32(body.len()),
             record_count: u32::from(!body.is_empty()),
             first_position: last.next(),
             durable_position: durable,
+            zero_parts: zero_parts(self.image.unfrozen_mut(offset, end - offset), offset),
             generation: self.generation,
         };
         self.index
             .write()
             .add_group(offset_u32(offset), last.next(), self.generation, timestamp);
         self.image.put(offset, &header.encode(self.group_seed));
-        self.image.put(offset + GROUP_HEADER_BYTES, body);
-        let end = offset + GROUP_HEADER_BYTES + body.len();
         self.freeze(end);
         ClosedGroup {
             offset,

@@ -7,7 +7,8 @@
 //! |      8 |    4 | u32 LE | body length      | bytes of records after the header, a multiple of 8  |
 //! |     12 |    4 | u32 LE | record count     | 0 for a mark                                        |
 //! |     16 |    8 | u64 LE | first position   | the position that follows the last one before the group |
-//! |     24 |    8 | u64 LE | durable position | last position known durable when this was written   |
+//! |     24 |    4 | u32 LE | unsynced         | how many positions before the first one were not known durable when this was written |
+//! |     28 |    4 | u32 LE | zero parts       | how many of the group's parts were all zero when this was written |
 //! |     32 |    4 | u32 LE | generation       | count of opens and rewinds, from 1                  |
 //! |     36 |    4 | u32 LE | nonce            | random, one for each generation                     |
 //!
@@ -15,12 +16,18 @@
 //! is exactly `record count` valid records, and the last one ends a batch, (G5) the positions of its events
 //! are consecutive from `first position`, which follows the last position before it, and timestamps do not
 //! decrease within the segment, (G6) its generation is not below that of the group before it, (G7) first position is
-//! at most 2^63 - 1, durable position is below it, and the generation is 1 to 2^31.
+//! at most 2^63 - 1 and above `unsynced`, and the generation is 1 to 2^31.
+//!
+//! `unsynced` gives the *durable position*, the last one known durable: `first position` - 1 - `unsynced`. It cannot lie
+//! before the segment, which was begun when all before it was durable.
+//!
+//! The ends of sectors cut a group into *parts*. A sector that a write did not bring to the disk is zero where the group
+//! lies; the count of parts that were zero by themselves tells such a part from one that is missing.
 //!
 //! A header never straddles a sector: where it would, the group starts on the next one ([`group_offset`]). So
 //! a header is on disk whole or not at all, and one that is neither whole nor zero is damage, not a tear.
 //!
-//! A *mark* is a group without records: it says only that everything up to `durable position` is durable.
+//! A *mark* is a group without records: it says only that everything up to its durable position is durable.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -31,7 +38,7 @@ use crate::types::Position;
 /// Length of the header.
 pub(crate) const GROUP_HEADER_BYTES: usize = 40;
 
-const MAGIC: [u8; 4] = *b"GRP\x01";
+pub(crate) const MAGIC: [u8; 4] = *b"GRP\x01";
 
 const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(ALIGNMENT));
 
@@ -41,7 +48,9 @@ pub(crate) struct GroupHeader {
     pub(crate) body_len: u32,
     pub(crate) record_count: u32,
     pub(crate) first_position: Position,
+    /// Below `first_position`, by less than 2^32.
     pub(crate) durable_position: Position,
+    pub(crate) zero_parts: u32,
     pub(crate) generation: Generation,
 }
 
@@ -52,7 +61,8 @@ impl GroupHeader {
         LittleEndian::write_u32(&mut bytes[8..], self.body_len);
         LittleEndian::write_u32(&mut bytes[12..], self.record_count);
         LittleEndian::write_u64(&mut bytes[16..], self.first_position.get());
-        LittleEndian::write_u64(&mut bytes[24..], self.durable_position.get());
+        LittleEndian::write_u32(&mut bytes[24..], self.unsynced());
+        LittleEndian::write_u32(&mut bytes[28..], self.zero_parts);
         LittleEndian::write_u32(&mut bytes[32..], self.generation.ordinal);
         LittleEndian::write_u32(&mut bytes[36..], self.generation.nonce);
         let crc = crc32(&[&bytes[4..]]) ^ seed;
@@ -66,20 +76,28 @@ impl GroupHeader {
         if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc32(&[&bytes[4..]]) ^ seed {
             return None;
         }
+        let first_position = LittleEndian::read_u64(&bytes[16..]);
+        let unsynced = u64::from(LittleEndian::read_u32(&bytes[24..]));
+        let durable_position = first_position.checked_sub(1)?.checked_sub(unsynced)?;
         let header = Self {
             body_len: LittleEndian::read_u32(&bytes[8..]),
             record_count: LittleEndian::read_u32(&bytes[12..]),
-            first_position: Position::new(LittleEndian::read_u64(&bytes[16..])),
-            durable_position: Position::new(LittleEndian::read_u64(&bytes[24..])),
+            first_position: Position::new(first_position),
+            durable_position: Position::new(durable_position),
+            zero_parts: LittleEndian::read_u32(&bytes[28..]),
             generation: Generation {
                 ordinal: LittleEndian::read_u32(&bytes[32..]),
                 nonce: LittleEndian::read_u32(&bytes[36..]),
             },
         };
-        let in_bounds = header.first_position.get() <= ORDINAL_MAX
-            && header.durable_position < header.first_position
-            && (1..=GENERATION_MAX).contains(&header.generation.ordinal);
+        let in_bounds = first_position <= ORDINAL_MAX && (1..=GENERATION_MAX).contains(&header.generation.ordinal);
         in_bounds.then_some(header)
+    }
+
+    /// How many positions before the first one were not known durable.
+    fn unsynced(&self) -> u32 {
+        let unsynced = self.first_position.get() - 1 - self.durable_position.get();
+        u32::try_from(unsynced).expect("what lies before the segment is durable, and it has fewer than 2^32 events")
     }
 
     /// Whether this is a mark.
@@ -96,6 +114,18 @@ pub(crate) fn group_offset(end: usize, align: usize) -> usize {
     } else {
         offset.next_multiple_of(SECTOR_BYTES)
     }
+}
+
+/// The first end of a sector after `offset`.
+pub(crate) fn sector_end(offset: usize) -> usize {
+    (offset + 1).next_multiple_of(SECTOR_BYTES)
+}
+
+/// How many of the parts of `group`, which stands at `offset`, are all zero. The first one, with the header, never is.
+pub(crate) fn zero_parts(group: &[u8], offset: usize) -> u32 {
+    let behind_first = group.get(sector_end(offset) - offset..).unwrap_or_default();
+    let zeros = behind_first.chunks(SECTOR_BYTES).filter(|part| is_zero(part)).count();
+    u32::try_from(zeros).unwrap_or(u32::MAX)
 }
 
 /// The offsets at or after `from` where the bytes look like the header of a group, in order: all candidates
@@ -128,7 +158,8 @@ mod tests {
             body_len: 320,
             record_count: 1,
             first_position: Position::new(7),
-            durable_position: Position::new(6),
+            durable_position: Position::new(4),
+            zero_parts: 3,
             generation: Generation { ordinal: 2, nonce: 99 },
         }
     }
@@ -156,39 +187,48 @@ mod tests {
     #[test]
     fn fields_out_of_bounds_are_refused_though_the_crc_matches() {
         let good = header();
-        let generation = |ordinal| Generation { ordinal, nonce: 99 };
-        for bad in [
-            GroupHeader {
-                first_position: Position::new(6),
-                ..good
-            },
-            GroupHeader {
-                first_position: Position::new(1 << 63),
-                ..good
-            },
-            GroupHeader {
-                durable_position: Position::new(7),
-                ..good
-            },
-            GroupHeader {
-                durable_position: Position::new(u64::MAX),
-                ..good
-            },
-            GroupHeader {
-                generation: generation(0),
-                ..good
-            },
-            GroupHeader {
-                generation: generation(GENERATION_MAX + 1),
-                ..good
-            },
-            GroupHeader {
-                generation: generation(u32::MAX),
-                ..good
-            },
-        ] {
+        let put_right = |mut bytes: [u8; GROUP_HEADER_BYTES]| {
+            let crc = crc32(&[&bytes[4..]]) ^ 5;
+            LittleEndian::write_u32(&mut bytes, crc);
+            bytes
+        };
+        assert_eq!(GroupHeader::decode(&put_right(good.encode(5)), 5), Some(good));
+        for first in [0, 1 << 63, u64::MAX] {
+            let mut bad = good.encode(5);
+            LittleEndian::write_u64(&mut bad[16..], first);
+            assert_eq!(GroupHeader::decode(&put_right(bad), 5), None, "first position {first}");
+        }
+        for unsynced in [7, 8, u32::MAX] {
+            let mut bad = good.encode(5);
+            LittleEndian::write_u32(&mut bad[24..], unsynced);
+            assert_eq!(GroupHeader::decode(&put_right(bad), 5), None, "{unsynced} unsynced");
+        }
+        for ordinal in [0, GENERATION_MAX + 1, u32::MAX] {
+            let generation = Generation { ordinal, nonce: 99 };
+            let bad = GroupHeader { generation, ..good };
             assert_eq!(GroupHeader::decode(&bad.encode(5), 5), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn zero_parts_are_counted_as_the_sectors_cut_the_group() {
+        // Its header ends with a sector; three whole sectors and a rest of 16 bytes follow.
+        let offset = 4096 + 472;
+        let mut group = vec![0; 40 + 3 * 512 + 16];
+        assert_eq!(zero_parts(&group, offset), 4);
+        assert_eq!(
+            zero_parts(&group, offset - 8),
+            4,
+            "the first part is that of the header"
+        );
+        group[40] = 1;
+        assert_eq!(zero_parts(&group, offset), 3);
+        assert_eq!(zero_parts(&group, offset - 8), 4);
+        group[40 + 1023] = 1;
+        group[40 + 1536] = 1;
+        assert_eq!(zero_parts(&group, offset), 1);
+        assert_eq!(zero_parts(&group[..40], offset), 0);
+        assert_eq!(zero_parts(&[], 4096), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset};
+use crate::format::group::{self, GROUP_HEADER_BYTES, group_offset};
 use crate::format::index_file::INDEX_HEADER_BYTES;
 use crate::format::record::RECORD_HEADER_BYTES;
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -29,21 +29,18 @@ pub(super) fn groups(bytes: &mut [u8], header: &SegmentHeader) {
             return;
         }
         let field = |group: &[u8], at: usize| LittleEndian::read_u32(&group[at..]);
-        let decoded = GroupHeader {
-            body_len: field(group, 8),
-            record_count: field(group, 12),
-            first_position: LittleEndian::read_u64(&group[16..]).into(),
-            durable_position: LittleEndian::read_u64(&group[24..]).into(),
-            generation: Generation {
-                ordinal: field(group, 32),
-                nonce: field(group, 36),
-            },
+        let body_len = field(group, 8);
+        let generation = Generation {
+            ordinal: field(group, 32),
+            nonce: field(group, 36),
         };
-        group.copy_from_slice(&decoded.encode(header.group_seed()));
+        group[4..8].copy_from_slice(&group::MAGIC);
+        let crc = crc32(&[&group[4..]]) ^ header.group_seed();
+        LittleEndian::write_u32(group, crc);
         let start = offset + GROUP_HEADER_BYTES;
-        end = start.saturating_add(decoded.body_len as usize);
+        end = start.saturating_add(body_len as usize);
         let Some(body) = bytes.get_mut(start..end) else { return };
-        records(body, header.record_seed(decoded.generation));
+        records(body, header.record_seed(generation));
     }
 }
 

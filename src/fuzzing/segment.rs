@@ -3,7 +3,7 @@
 
 use super::choices::Choices;
 use super::forge;
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
 use crate::format::record::{self, EventRef, NewEvent, Numbers, Seal, encode_event};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::recovery::rebuild::IndexBuilder;
@@ -131,21 +131,28 @@ fn fill(bytes: &mut Vec<u8>, header: &SegmentHeader, choices: &mut Choices<'_>) 
         }
         let durable = match shape & 0x60 {
             0 => first.wrapping_sub(1),
-            0x20 => choices.edge(),
+            0x20 => first.wrapping_sub(u64::from(choices.u32())),
             _ => first.saturating_sub(u64::from(choices.byte() % 8)),
         };
+        // What a header cannot say.
+        if first == 0 || durable >= first {
+            return;
+        }
+        let offset = group_offset(bytes.len(), header.group_align as usize);
+        bytes.resize(offset + GROUP_HEADER_BYTES, 0);
+        bytes.extend_from_slice(&body);
         let group = GroupHeader {
             body_len: u32::try_from(body.len()).expect("small"),
             record_count: count,
             first_position: Position::new(first),
             durable_position: Position::new(durable),
+            zero_parts: match shape & 0x60 {
+                0x20 => choices.u32(),
+                _ => zero_parts(&bytes[offset..], offset),
+            },
             generation,
         };
-        let offset = group_offset(bytes.len(), header.group_align as usize);
-        bytes.resize(offset, 0);
-        bytes.extend_from_slice(&group.encode(header.group_seed()));
-        bytes.extend_from_slice(&body);
-        debug_assert!(bytes.len() >= offset + GROUP_HEADER_BYTES);
+        bytes[offset..offset + GROUP_HEADER_BYTES].copy_from_slice(&group.encode(header.group_seed()));
     }
 }
 

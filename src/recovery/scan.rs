@@ -10,17 +10,19 @@
 //!   have been synced and acknowledged with no group after it to say so.
 //!
 //! For that last group the sectors speak. A write that did not finish lacks at least one of the group's sectors, and a
-//! sector that was never written is still zero in a prepared segment: that is a **torn tail**. If no sector of
-//! what is bad is missing, then the write may have finished, and the bytes may have changed later: that is an
-//! **ambiguous last group**, which a single copy cannot settle.
+//! sector that was never written is still zero there in a prepared segment. The group's header says how many of its
+//! parts were zero when it was written; if more are now, or the header itself is zero, that is a **torn tail**. If no sector
+//! is missing, then the write may have finished, and the bytes may have changed later: that is an **ambiguous last
+//! group**, which a single copy cannot settle.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero};
+use crate::format::group::{
+    GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero, sector_end, zero_parts,
+};
 use crate::format::record::{self, Decoded, EventRef, Record, RecordError, Seal};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::format::{ALIGNMENT, SECTOR_BYTES};
 use crate::types::{Position, Timestamp};
 
 #[cfg(test)]
@@ -311,11 +313,11 @@ fn judge_tail(
         _ if end <= offset + GROUP_HEADER_BYTES => true,
         // A header is in one sector: it is there, or it is zero and something after it arrived.
         None => is_zero(&bytes[offset..sector_end(offset).min(bytes.len())]),
-        Some((group, bad_offset, _)) => {
-            // Without the last record's padding, which is zero on a disk that lacks nothing.
-            let group_end = offset + GROUP_HEADER_BYTES + group.body_len as usize - (ALIGNMENT - 1);
-            lacks_a_sector(bytes, bad_offset, group_end)
-        }
+        // A header that claims more than the segment has was never written by an engine: nothing of it is missing.
+        Some((group, ..)) => offset
+            .checked_add(GROUP_HEADER_BYTES + group.body_len as usize)
+            .and_then(|end| bytes.get(offset..end))
+            .is_some_and(|bytes| zero_parts(bytes, offset) > group.zero_parts),
     };
     found.tail = if torn {
         Tail::Torn { end }
@@ -325,24 +327,6 @@ fn judge_tail(
             .map(|after| Position::new(after - 1));
         Tail::Ambiguous { end, last }
     };
-}
-
-fn sector_end(offset: usize) -> usize {
-    (offset + 1).next_multiple_of(SECTOR_BYTES)
-}
-
-/// Whether some sector's part of `from .. to` is all zero, or lies beyond the end of the file.
-fn lacks_a_sector(bytes: &[u8], from: usize, to: usize) -> bool {
-    let mut start = from;
-    while start < to {
-        let end = sector_end(start).min(to);
-        match bytes.get(start..end) {
-            Some(part) if !is_zero(part) => {}
-            _ => return true,
-        }
-        start = end;
-    }
-    false
 }
 
 /// What recovery found at the end of the log.
