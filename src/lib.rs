@@ -53,6 +53,12 @@ mod options;
 mod read;
 mod recovery;
 mod retry;
+/// Deliberate defects for the tests of the tests. No part of the interface.
+#[cfg(feature = "seeded-bugs")]
+#[doc(hidden)]
+pub mod seeded_bugs;
+#[cfg(not(feature = "seeded-bugs"))]
+mod seeded_bugs;
 mod segments;
 mod snapshot;
 mod stat;

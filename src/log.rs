@@ -29,6 +29,7 @@ use crate::read::subscribe::Subscription;
 use crate::read::watermark::Watermark;
 use crate::recovery::apply::{RecoveryReport, check_is_ours, open_root, recover};
 use crate::retry;
+use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::snapshot::{Snapshot, SnapshotStore};
@@ -121,7 +122,10 @@ impl Log {
     fn open_checked(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
         let lock_path = root.path().join(names::LOCK);
         check_is_ours(&*root, &options)?;
-        let lock = match root.lock(names::LOCK) {
+        let own_lock = SeededBug::LockNotTaken
+            .is_on()
+            .then(|| format!("{}.{}", names::LOCK, environment.random()));
+        let lock = match root.lock(own_lock.as_deref().unwrap_or(names::LOCK)) {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
             other => other.at(&lock_path, "locking the log")?,
         };
@@ -129,7 +133,10 @@ impl Log {
         let report = recovered.report.clone();
         let dir = recovered.segments_dir;
         let active = recovered.active;
-        let generation = Generation::after(recovered.generation, nonce(&environment)).ok_or_else(|| {
+        let before = recovered
+            .generation
+            .saturating_sub(SeededBug::NoGenerationAtOpen.is_on().into());
+        let generation = Generation::after(before, nonce(&environment)).ok_or_else(|| {
             Error::damaged(Damage {
                 path: dir.path().join(names::segment(active.header.first_position)),
                 offset: 0,

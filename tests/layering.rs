@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The parts of the library, from the bottom to the top. A part may use what is in a row before its own, and itself; parts of one row
 /// know nothing of each other.
 const ORDER: &[&[&str]] = &[
-    &["types"],
+    &["types", "seeded_bugs"],
     &["error", "environment"],
     &["format"],
     &["storage"],

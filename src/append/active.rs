@@ -12,6 +12,7 @@ use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
 use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::index::active::ActiveIndex;
 use crate::options::segment_reserve;
+use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::storage::Dir;
 use crate::storage::map::{Image, ImageWriter};
@@ -199,7 +200,11 @@ impl ActiveSegment {
             body_len: offset_u32(group.len() - GROUP_HEADER_BYTES),
             record_count: open.records,
             first_position: open.first_position,
-            durable_position,
+            durable_position: if SeededBug::DurablePositionTooHigh.is_on() {
+                Position::new(open.first_position.get() - 1)
+            } else {
+                durable_position
+            },
             zero_parts: zero_parts(group, open.offset),
             generation: self.generation,
         };

@@ -49,6 +49,7 @@ use crate::options::Options;
 use crate::read::watermark::Watermark;
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
+use crate::seeded_bugs::SeededBug;
 use crate::segments::directory::last_part;
 use crate::segments::prepare::{self, Prepared};
 use crate::segments::set::SegmentSet;
@@ -349,7 +350,10 @@ impl Appender {
         if !placing.active.fits(batch.byte_len()) {
             self.roll(placing)?;
         }
-        let timestamp = self.environment.now().max(placing.last_timestamp);
+        let mut timestamp = self.environment.now();
+        if !SeededBug::TimestampGoesBack.is_on() {
+            timestamp = timestamp.max(placing.last_timestamp);
+        }
         placing.last_timestamp = timestamp;
         let gate = placing.active.join_group(placing.next_position, timestamp, sync);
         let parts = batch.parts();
@@ -547,8 +551,17 @@ impl Appender {
         None
     }
 
-    fn write_group(&self, committing: &mut Committing, group: ClosedGroup) {
-        if let Err(failure) = committing.writer.write(group.end, group.sync) {
+    fn write_group(&self, committing: &mut Committing, mut group: ClosedGroup) {
+        if SeededBug::WatermarkBeforeSync.is_on() {
+            self.publish(group.last_position, group.end);
+        }
+        if SeededBug::AckBeforeSync.is_on()
+            && let Some(gate) = group.gate.take()
+        {
+            self.wake(gate.open(Ok(())));
+        }
+        let sync = group.sync && !(SeededBug::MarkNotSynced.is_on() && group.gate.is_none());
+        if let Err(failure) = committing.writer.write(group.end, sync) {
             self.fail(committing, Some(group), failure);
             return;
         }
@@ -593,7 +606,7 @@ impl Appender {
     /// Makes the full segment's groups durable, then the successor's file, header and name, then seals the full segment (I4).
     fn finish_roll(&self, committing: &mut Committing) {
         // The successor's name says that everything before its first position was durable.
-        if committing.writer.needs_sync() && !self.flush(committing) {
+        if committing.writer.needs_sync() && !SeededBug::FullSegmentNotSynced.is_on() && !self.flush(committing) {
             return;
         }
         let header = self.placing.lock().active.header;
@@ -602,7 +615,8 @@ impl Appender {
             Ok(prepared) => prepared,
             Err(e) => return self.fail(committing, None, WriteFailure::Write(e)),
         };
-        let written = write_all_at(&*prepared.file, &header.encode()[..], 0).and_then(|()| prepared.file.sync_data());
+        let written = write_all_at(&*prepared.file, &header.encode()[..], 0)
+            .and_then(|()| SeededBug::SealBeforeSuccessor.leaves_out(|| prepared.file.sync_data()));
         if let Err(e) = written {
             // The file is not a segment yet, so a failed sync of it puts nothing in doubt; but it is not used again.
             if let Err(e) = self.dir.remove(prepared.name) {
@@ -611,7 +625,11 @@ impl Appender {
             return self.fail(committing, None, WriteFailure::Write(e));
         }
         let name = names::segment(header.first_position);
-        if let Err(e) = self.dir.rename(prepared.name, &name).and_then(|()| self.dir.sync()) {
+        let named = self.dir.rename(prepared.name, &name).and_then(|()| {
+            SeededBug::SealBeforeSuccessor
+                .leaves_out(|| SeededBug::SuccessorNameNotSynced.leaves_out(|| self.dir.sync()))
+        });
+        if let Err(e) = named {
             return self.fail(committing, None, WriteFailure::Sync(e));
         }
         let direct = Self::open_direct(&*self.dir, &self.options, &name);
@@ -640,7 +658,11 @@ impl Appender {
             )
         };
         let start = segment.visible_end();
-        let sealed = committing.writer.write(seal.end, true);
+        let mut sealed = committing.writer.write(seal.end, true);
+        if SeededBug::SealBeforeSuccessor.is_on() && sealed.is_ok() {
+            let synced = prepared.file.sync_data().and_then(|()| self.dir.sync());
+            sealed = synced.map_err(WriteFailure::Sync);
+        }
         let next = SegmentWriter::new(prepared.file, direct, image, header.group_align, start);
         let next = match (sealed, next) {
             (Ok(()), Ok(next)) => next,
@@ -710,10 +732,12 @@ impl Appender {
             .map_or_else(|| self.dir.path().to_owned(), |segment| segment.path());
         let (op, cause) = match failure {
             WriteFailure::Write(e) => ("writing a group", e),
+            WriteFailure::Sync(e) if SeededBug::FailedSyncNotPoisoned.is_on() => ("syncing a group", e),
             WriteFailure::Sync(e) => return self.poison(group, &Error::io(path, "syncing a group", e)),
         };
         let erased = group
             .as_ref()
+            .filter(|_| !SeededBug::RewindNotZeroed.is_on())
             .map_or(Ok(()), |group| committing.writer.erase_group(group.offset, group.end));
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
@@ -933,11 +957,17 @@ impl Placing {
             } else {
                 return Ok(false);
             };
-            if !part.expected.matches(found.0) {
+            let actual = if SeededBug::ExpectedVersionOfReaders.is_on() {
+                let seen = self.active.segment.find(stream)?;
+                seen.map_or(Version::EMPTY, |seen| seen.part.last_version())
+            } else {
+                found.0
+            };
+            if !part.expected.matches(actual) {
                 return Err(Error::WrongExpectedVersion {
                     stream: stream.to_owned(),
                     expected: part.expected,
-                    actual: found.0,
+                    actual,
                 });
             }
             versions.push(found);

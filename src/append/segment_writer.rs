@@ -14,6 +14,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, write_all_at};
 
@@ -85,7 +86,9 @@ impl SegmentWriter {
                     tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
                     self.direct = None;
                 }
-                Err(e) if is_out_of_space(&e) => return Err(WriteFailure::Write(e)),
+                Err(e) if is_out_of_space(&e) => {
+                    return SeededBug::FullDiskIgnored.leaves_out(|| Err(WriteFailure::Write(e)));
+                }
                 Err(e) => return Err(WriteFailure::Sync(e)),
             }
         }
@@ -96,7 +99,11 @@ impl SegmentWriter {
         }
         self.written_end = end;
         if sync {
-            self.file.sync_data().map_err(WriteFailure::Sync)?;
+            let mut synced = self.file.sync_data();
+            if SeededBug::FailedSyncRetried.is_on() && synced.is_err() {
+                synced = self.file.sync_data();
+            }
+            synced.map_err(WriteFailure::Sync)?;
             self.durable_end = end;
         }
         Ok(())
@@ -105,7 +112,12 @@ impl SegmentWriter {
     /// Writes the pages from the one that the bytes after `durable_end` lie in to the one that holds `end`.
     fn write_pages(&mut self, direct: &dyn File, end: usize) -> io::Result<()> {
         let frozen = &self.image.frozen()[..end];
-        let start = self.durable_end.next_multiple_of(self.group_align) / PAGE_BYTES * PAGE_BYTES;
+        let start = if SeededBug::DirectWriteSkipsUnsynced.is_on() {
+            self.written_end
+        } else {
+            self.durable_end
+        };
+        let start = start.next_multiple_of(self.group_align) / PAGE_BYTES * PAGE_BYTES;
         if start >= end {
             return Ok(());
         }

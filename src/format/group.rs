@@ -33,6 +33,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::segment_header::{GENERATION_MAX, Generation};
 use super::{ALIGNMENT, ORDINAL_MAX, SECTOR_BYTES, aligned, crc32};
+use crate::seeded_bugs::SeededBug;
 use crate::types::Position;
 
 /// Length of the header.
@@ -65,7 +66,7 @@ impl GroupHeader {
         LittleEndian::write_u32(&mut bytes[28..], self.zero_parts);
         LittleEndian::write_u32(&mut bytes[32..], self.generation.ordinal);
         LittleEndian::write_u32(&mut bytes[36..], self.generation.nonce);
-        let crc = crc32(&[&bytes[4..]]) ^ seed;
+        let crc = crc_of(&bytes) ^ seed;
         LittleEndian::write_u32(&mut bytes, crc);
         bytes
     }
@@ -73,7 +74,7 @@ impl GroupHeader {
     /// Decodes the header at the beginning of `bytes` by rules G1, G2 and G7; `None` if there is none.
     pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
         let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
-        if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc32(&[&bytes[4..]]) ^ seed {
+        if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc_of(bytes) ^ seed {
             return None;
         }
         let first_position = LittleEndian::read_u64(&bytes[16..]);
@@ -104,6 +105,14 @@ impl GroupHeader {
     pub(crate) fn is_mark(&self) -> bool {
         self.record_count == 0
     }
+}
+
+/// The checksum of a header, without the seed.
+fn crc_of(bytes: &[u8]) -> u32 {
+    if SeededBug::GroupCrcWithoutDurablePosition.is_on() {
+        return crc32(&[&bytes[4..24], &bytes[32..]]);
+    }
+    crc32(&[&bytes[4..]])
 }
 
 /// Where the group after `end` starts: on the next multiple of `align`, and its header within one sector.

@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use super::{ALIGNMENT, EVENT_TYPE_BYTES_MAX, ORDINAL_MAX, STREAM_BYTES_MAX, TAGS_BYTES_MAX, aligned, crc32};
 use crate::error::{Error, Result};
+use crate::seeded_bugs::SeededBug;
 use crate::types::{Position, Timestamp, Version};
 
 /// Length of the header.
@@ -208,8 +209,18 @@ pub(crate) fn number(header: &mut [u8], numbers: &Numbers, seed: u32) {
     }
     let body_crc = LittleEndian::read_u32(header);
     let mut hasher = crc32fast::Hasher::new_with_initial(body_crc);
-    hasher.update(&header[4..]);
+    hasher.update(covered(header));
     LittleEndian::write_u32(header, hasher.finalize() ^ seed);
+}
+
+/// What the checksum takes of a header.
+#[inline]
+fn covered(header: &[u8]) -> &[u8] {
+    if SeededBug::RecordCrcWithoutHeader.is_on() {
+        &[]
+    } else {
+        &header[4..]
+    }
 }
 
 /// The length with padding of the record that begins `encoded`, which [`encode_event`] made.
@@ -365,7 +376,7 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
         return Err(Invalid("record longer than its group"));
     };
     let crc = LittleEndian::read_u32(header);
-    if crc != crc32(&[padded_body, &header[4..]]) ^ seed {
+    if crc != crc32(&[padded_body, covered(header)]) ^ seed {
         return Err(Invalid("record whose checksum fails"));
     }
     let position = Position::new(LittleEndian::read_u64(&header[8..]));

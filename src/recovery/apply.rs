@@ -24,6 +24,7 @@ use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
 use crate::index::active::ActiveIndex;
 use crate::options::Options;
+use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{Dir, File, OpenMode, fs, read_small, read_up_to, write_all_at, write_small_atomically};
@@ -223,13 +224,21 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
     }
     report.cut_bytes = (cut_end - found.end) as u64;
+    if SeededBug::CutNotZeroed.is_on() {
+        cut_end = found.end;
+    }
     image.unfrozen_mut(found.end, cut_end - found.end).fill(0);
     // Where groups start on pages of their own, the page of the last proven one is left alone.
-    let start = found.proven_end.next_multiple_of(header.group_align as usize);
+    let mut start = found.proven_end.next_multiple_of(header.group_align as usize);
+    if SeededBug::AdoptedNotRewritten.is_on() {
+        start = start.max(found.end);
+    }
     if start < cut_end {
         let bytes = &image.unfrozen_mut(start, cut_end - start)[..];
         write_all_at(&*file, bytes, start as u64).at(&path, "writing what was recovered")?;
-        file.sync_data().at(&path, "syncing what was recovered")?;
+        SeededBug::AdoptedNotSynced
+            .leaves_out(|| file.sync_data())
+            .at(&path, "syncing what was recovered")?;
     }
     image.freeze(found.end);
     report.elapsed = started.elapsed();
@@ -349,7 +358,9 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
     let dir = root
         .subdir(names::SEGMENTS, true)
         .at(root.path(), "creating the folder of segments")?;
-    root.sync().at(root.path(), "syncing the directory")?;
+    SeededBug::CreatedFolderNotSynced
+        .leaves_out(|| root.sync())
+        .at(root.path(), "syncing the directory")?;
 
     let first = Position::new(1);
     let name = names::segment(first);
@@ -564,7 +575,7 @@ fn quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
                 write_all_at(&*file, bytes, 0)
-                    .and_then(|()| file.sync_data())
+                    .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
                     .and_then(|()| dir.sync())
                     .at(&path, "writing a file in quarantine")?;
                 return Ok(path);

@@ -23,6 +23,7 @@ use crate::format::group::{
 };
 use crate::format::record::{self, Decoded, EventRef, Record, RecordError, Seal};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::seeded_bugs::SeededBug;
 use crate::types::{Position, Timestamp};
 
 #[cfg(test)]
@@ -199,7 +200,8 @@ impl<'a> Scanner<'a> {
 
 /// Rules G5 (for the group as a whole) and G6.
 fn follows(group: &GroupHeader, before: &Scan) -> bool {
-    group.first_position == before.last_position.next() && group.generation.ordinal >= before.generation
+    group.first_position == before.last_position.next()
+        && (group.generation.ordinal >= before.generation || SeededBug::GenerationOrderIgnored.is_on())
 }
 
 enum GroupError {
@@ -227,9 +229,15 @@ fn read_group(
     };
     let mut at = start;
     let mut ends_batch = true;
-    for _ in 0..group.record_count {
+    for i in 1..=group.record_count {
         let decoded = match record::decode(&bytes[at..end], record_seed) {
             Ok(decoded) => decoded,
+            Err(RecordError::Invalid(_))
+                if SeededBug::TornGroupAccepted.is_on()
+                    || SeededBug::LastRecordNotChecked.is_on() && i > 1 && i == group.record_count =>
+            {
+                return Ok(found);
+            }
             Err(RecordError::Invalid(what)) => return invalid(at, what),
             Err(RecordError::UnknownKind(kind)) => return Err(GroupError::UnknownKind { offset: at, kind }),
         };
@@ -300,7 +308,7 @@ fn judge_tail(
         }
     }
     let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
-    if let Some(last_durable) = last_durable {
+    if let Some(last_durable) = last_durable.filter(|_| !SeededBug::DamageCutOff.is_on()) {
         found.tail = Tail::Damaged {
             offset: bad_offset,
             last_durable,

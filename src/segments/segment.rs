@@ -26,6 +26,7 @@ use crate::index::sealed::{SealedIndex, part_of};
 use crate::index::{GenerationStart, Landmark, StreamPart, Totals, generation_at, last_landmark};
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
+use crate::seeded_bugs::SeededBug;
 use crate::storage::map::Image;
 use crate::storage::{Bytes, Dir, OpenMode};
 use crate::types::{Position, Version};
@@ -364,7 +365,7 @@ impl Segment {
                 // The first and the last must be what they are said to be; what lies between is checked as it is read.
                 for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
                     let event = event_at(opened, index.generations(), *offset.ok_or(Doubt)?).map_err(|_| Doubt)?;
-                    if event.stream != stream || event.version != version {
+                    if (event.stream != stream || event.version != version) && !SeededBug::IndexTrusted.is_on() {
                         return Err(Doubt);
                     }
                 }
@@ -426,7 +427,7 @@ fn entry_of(index: &SealedIndex, opened: &Opened, stream: &str) -> Result<Option
         if entry.count == 0 || first.version.get() != entry.first_version {
             return Err(Doubt);
         }
-        if first.stream == stream {
+        if first.stream == stream || SeededBug::IndexTrusted.is_on() {
             return match entry.first_version.checked_add(entry.count.into()) {
                 Some(_) => Ok(Some(entry)),
                 None => Err(Doubt),

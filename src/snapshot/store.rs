@@ -27,6 +27,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::format::record::check_stream;
 use crate::format::snapshot_file::{Lineage, SNAPSHOT_BYTES_MAX, SNAPSHOT_HEADER_BYTES, SnapshotHeader, content_crc};
 use crate::format::{HeaderError, LogId, STREAM_BYTES_MAX, names};
+use crate::seeded_bugs::SeededBug;
 use crate::storage::{Dir, File, OpenMode, read_up_to, write_all_at};
 use crate::types::{Timestamp, Version};
 
@@ -235,11 +236,14 @@ impl SnapshotStore {
     /// Writes the file aside and gives it its name.
     fn write(&self, dir: &dyn Dir, name: &str, header: &SnapshotHeader, stream: &str, body: &[u8]) -> Result<()> {
         let (aside, file) = self.create_aside(dir, name)?;
-        let written = self.write_aside(&*file, header, stream, body).and_then(|()| {
+        let mut written = self.write_aside(&*file, header, stream, body).and_then(|()| {
             let mut state = self.state.lock();
             state.renames += 1;
             dir.rename(&aside.name, name)
         });
+        if SeededBug::SnapshotRenamedBeforeSync.is_on() && self.sync {
+            written = written.and_then(|()| file.sync_data());
+        }
         drop(file);
         if let Err(source) = written {
             if let Err(e) = dir.remove(&aside.name) {
@@ -248,7 +252,9 @@ impl SnapshotStore {
             return Err(Error::io(dir.path().join(name), "saving the snapshot", source));
         }
         if self.sync {
-            dir.sync().at(dir.path(), "syncing the folder")
+            SeededBug::SnapshotNameNotSynced
+                .leaves_out(|| dir.sync())
+                .at(dir.path(), "syncing the folder")
         } else {
             Ok(())
         }
@@ -275,7 +281,8 @@ impl SnapshotStore {
         let head = [&header.encode()[..], stream.as_bytes()].concat();
         write_all_at(file, &head, 0)?;
         write_all_at(file, body, header.body_offset())?;
-        if self.sync { file.sync_data() } else { Ok(()) }
+        let later = SeededBug::SnapshotRenamedBeforeSync.is_on();
+        if self.sync && !later { file.sync_data() } else { Ok(()) }
     }
 
     /// Removes all but the newest snapshots of the stream, and what dead saves of any stream left in its
@@ -404,7 +411,7 @@ impl SnapshotStore {
             return Ok(Err(Fault::Invalid("snapshot under the name of another")));
         }
         match lineage_at(version)? {
-            Some(lineage) if lineage == found.header.lineage => {}
+            Some(lineage) if lineage == found.header.lineage || SeededBug::SnapshotLineageIgnored.is_on() => {}
             Some(_) => return Ok(Err(Fault::Invalid("snapshot of another history"))),
             None => return Ok(Err(Fault::Invalid("snapshot ahead of the log"))),
         }

@@ -16,6 +16,7 @@ pub(crate) mod map;
 pub(crate) mod sim;
 
 pub use crate::format::SECTOR_BYTES;
+use crate::seeded_bugs::SeededBug;
 pub use map::Bytes;
 
 /// Size of a page as direct writes see it: they start and end on a multiple of it.
@@ -171,6 +172,7 @@ pub(crate) fn write_all_at(file: &dyn File, mut buf: &[u8], mut offset: u64) -> 
     while !buf.is_empty() {
         match file.write_at(buf, offset)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
+            _ if SeededBug::ShortWriteTakenForWhole.is_on() => return Ok(()),
             n => {
                 buf = &buf[n..];
                 offset += n as u64;
@@ -184,7 +186,11 @@ pub(crate) fn write_all_at(file: &dyn File, mut buf: &[u8], mut offset: u64) -> 
 pub(crate) fn read_up_to(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buf.len() {
-        match file.read_at(&mut buf[filled..], offset + filled as u64)? {
+        let read = file.read_at(&mut buf[filled..], offset + filled as u64);
+        if SeededBug::ReadErrorTakenForEnd.is_on() && read.is_err() {
+            break;
+        }
+        match read? {
             0 => break,
             n => filled += n,
         }
@@ -214,7 +220,7 @@ pub(crate) fn write_small_atomically(dir: &dyn Dir, name: &str, bytes: &[u8], du
     }
     let file = dir.open(&aside, OpenMode::CreateNew)?;
     write_all_at(&*file, bytes, 0)?;
-    if durable {
+    if durable && !SeededBug::MetaNotSynced.is_on() {
         file.sync_data()?;
     }
     drop(file);
