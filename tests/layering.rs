@@ -15,6 +15,7 @@ const ORDER: &[&[&str]] = &[
     &["options"],
     &["index", "snapshot"],
     &["recovery::scan"],
+    &["recovery::salvage"],
     &["recovery::rebuild", "recovery::plan"],
     &["segments"],
     &["read", "recovery"],

@@ -7,7 +7,7 @@ use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_p
 use crate::format::record::{self, EventRef, NewEvent, Numbers, Seal, encode_event};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::recovery::rebuild::IndexBuilder;
-use crate::recovery::scan::{Scan, Tail, Visitor, scan};
+use crate::recovery::scan::{Hole, Scan, Tail, Visitor, scan};
 use crate::types::{Position, Timestamp, Version};
 
 /// The length of the segments that are made here: as short as they may be.
@@ -180,6 +180,11 @@ impl Visitor for Told {
         );
         self.events.push(told);
         self.index.event(offset, event);
+    }
+
+    fn hole(&mut self, hole: &Hole) {
+        self.events.retain(|&(offset, ..)| offset < hole.offset);
+        self.index.hole(hole);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The index of a segment, made anew from a scan of it.
 
-use super::scan::Visitor;
+use super::scan::{Hole, Visitor};
 use crate::format::group::GroupHeader;
 use crate::format::record::EventRef;
 use crate::index::active::ActiveIndex;
@@ -77,5 +77,15 @@ impl Visitor for IndexBuilder {
             payload_bytes: event.data.len() + event.metadata.len(),
             name_len: event.stream.len(),
         });
+    }
+
+    fn hole(&mut self, hole: &Hole) {
+        if self.group.is_some_and(|(offset, _)| (offset as usize) < hole.offset) {
+            self.flush();
+        }
+        // What was told of a group that is not whole.
+        self.group = None;
+        self.events.clear();
+        self.names.clear();
     }
 }

@@ -6,23 +6,23 @@ use crate::format::SECTOR_BYTES;
 use crate::format::record::{NewEvent, Numbers, encode_event, number};
 use crate::types::Version;
 
-const LEN: usize = 16 * 1024;
+pub(in crate::recovery) const LEN: usize = 16 * 1024;
 
 /// A segment as it is filled.
 #[derive(Clone)]
-struct Segment {
-    header: SegmentHeader,
-    bytes: Vec<u8>,
+pub(in crate::recovery) struct Segment {
+    pub(in crate::recovery) header: SegmentHeader,
+    pub(in crate::recovery) bytes: Vec<u8>,
     /// Offset and end of each group.
-    groups: Vec<(usize, usize)>,
-    last: u64,
+    pub(in crate::recovery) groups: Vec<(usize, usize)>,
+    pub(in crate::recovery) last: u64,
     durable: u64,
     timestamp: i64,
     generation: Generation,
 }
 
 impl Segment {
-    fn new(group_align: u32) -> Self {
+    pub(in crate::recovery) fn new(group_align: u32) -> Self {
         let header = SegmentHeader {
             log_id: [7; 16],
             first_position: Position::new(11),
@@ -86,14 +86,14 @@ impl Segment {
     }
 
     /// A group of events of these lengths, one batch; synced before the next one.
-    fn group(&mut self, lens: &[usize]) -> &mut Self {
+    pub(in crate::recovery) fn group(&mut self, lens: &[usize]) -> &mut Self {
         self.group_with_os(lens);
         self.durable = self.last;
         self
     }
 
     /// The same, not synced.
-    fn group_with_os(&mut self, lens: &[usize]) -> &mut Self {
+    pub(in crate::recovery) fn group_with_os(&mut self, lens: &[usize]) -> &mut Self {
         let first = self.last + 1;
         let mut body = Vec::new();
         for (i, &len) in lens.iter().enumerate() {
@@ -102,12 +102,12 @@ impl Segment {
         self.put(&body, u32::try_from(lens.len()).unwrap(), first)
     }
 
-    fn mark(&mut self) -> &mut Self {
+    pub(in crate::recovery) fn mark(&mut self) -> &mut Self {
         self.durable = self.last;
         self.put(&[], 0, self.last + 1)
     }
 
-    fn seal(&mut self, event_count: u64) -> &mut Self {
+    pub(in crate::recovery) fn seal(&mut self, event_count: u64) -> &mut Self {
         let seal = Seal {
             event_count,
             last_position: Position::new(self.last),
@@ -117,7 +117,7 @@ impl Segment {
         self.put(&body, 1, self.last + 1)
     }
 
-    fn zero(&mut self, from: usize, to: usize) -> &mut Self {
+    pub(in crate::recovery) fn zero(&mut self, from: usize, to: usize) -> &mut Self {
         self.bytes[from..to].fill(0);
         self
     }

@@ -1,0 +1,177 @@
+//! Salvage: a scan that goes on behind damage. Pure.
+//!
+//! Where a scan ends with the verdict *damaged*, this looks for the next whole group of the segment and goes on there. What lies
+//! between is a *hole*, and the positions that are missing are lost. Damage is located to the group: of a group that is not whole,
+//! nothing is served, because a batch is there as a whole or not at all.
+//!
+//! - S1. A hole is made only where something says that bytes had been durable (as in [`scan`](super::scan), or because the caller
+//!   knows it from elsewhere). What no one says had been durable is a tail, with its verdict, as ever.
+//! - S2. A group is gone on with only if header and records are whole, its positions come after those before the hole, its
+//!   generation and its times are not lower, and it stands where a group can stand behind what will fill the hole.
+
+use std::cmp::Ordering;
+
+use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor, judge_tail};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
+use crate::format::record::RECORD_HEADER_BYTES;
+use crate::format::segment_header::SegmentHeader;
+use crate::format::{ALIGNMENT, aligned};
+use crate::types::Position;
+
+/// What can be had of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Salvage {
+    /// The scan, its counts without what was lost. Its tail comes after the last whole group there is.
+    pub(crate) scan: Scan,
+    /// The holes, in order.
+    pub(crate) holes: Vec<Hole>,
+    /// The highest position that anything in the tail speaks of; the last position if nothing does.
+    pub(crate) claimed: Position,
+}
+
+/// The least that fills a hole in which positions were lost: a group of one record without a body.
+pub(crate) const HOLE_BYTES_MIN: usize = GROUP_HEADER_BYTES + aligned(RECORD_HEADER_BYTES);
+
+/// Scans `bytes`, the whole of a segment file whose header is `header`, and goes on behind damage. Positions up to `durable` are
+/// known from elsewhere to have been durable.
+pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, visitor: &mut impl Visitor) -> Salvage {
+    let mut scanner = Scanner::new(bytes, header);
+    let mut holes = Vec::new();
+    // What trying groups that turn out not to be whole may cost: no more than reading the segment a few times, whatever it holds.
+    let mut budget = bytes.len().saturating_mul(8);
+    while scanner.found.seal.is_none() {
+        let offset = scanner.next_offset();
+        let bad_record = match scanner.step(offset, visitor) {
+            Step::Whole => continue,
+            Step::UnknownKind { offset, kind } => {
+                scanner.found.tail = Tail::UnknownKind { offset, kind };
+                break;
+            }
+            Step::Bad(bad_record) => bad_record,
+        };
+        let next = next_whole(&scanner, bytes, header, offset, &mut budget);
+        let last = scanner.found.last_position;
+        // Usually the next group says it, and the rest of the segment need not be asked.
+        let is_damaged = durable > last || next.is_some_and(|(_, group)| group.durable_position > last);
+        let before = scanner.found;
+        if !(is_damaged && next.is_some()) {
+            judge_tail(bytes, offset, bad_record, scanner.group_seed, &mut scanner.found);
+            let says = match scanner.found.tail {
+                Tail::Damaged { last_durable, .. } => Some(last_durable),
+                _ => None,
+            };
+            let last_durable = says.max(Some(durable).filter(|&durable| durable > last));
+            if let (Some(last_durable), None) = (last_durable, next) {
+                let (offset, what) = bad_record.map_or((offset, "no whole group"), |(_, at, what)| (at, what));
+                scanner.found.tail = Tail::Damaged {
+                    offset,
+                    last_durable,
+                    what,
+                };
+            }
+            if last_durable.is_none() || next.is_none() {
+                let claimed = claimed(&scanner, bytes, offset, &before);
+                return Salvage {
+                    scan: scanner.found,
+                    holes,
+                    claimed,
+                };
+            }
+        }
+        let Some((end, group)) = next else { break };
+        let hole = Hole {
+            offset,
+            end,
+            first: last.next(),
+            last: Position::new(group.first_position.get() - 1),
+            what: bad_record.map_or("no whole group", |(_, _, what)| what),
+        };
+        visitor.hole(&hole);
+        holes.push(hole);
+        scanner.found = Scan {
+            last_position: hole.last,
+            ..before
+        };
+        // Whole, as it was when it was found: the next turn reads it, and goes on.
+        scanner.found.end = end;
+    }
+    Salvage {
+        claimed: scanner.found.last_position,
+        scan: scanner.found,
+        holes,
+    }
+}
+
+/// The first whole group behind `offset` that the scan can go on with (S2).
+fn next_whole(
+    scanner: &Scanner<'_>,
+    bytes: &[u8],
+    header: &SegmentHeader,
+    offset: usize,
+    budget: &mut usize,
+) -> Option<(usize, GroupHeader)> {
+    let align = header.group_align as usize;
+    for candidate in header_candidates(bytes, offset + ALIGNMENT) {
+        let Some(group) = scanner.header_at(candidate) else {
+            continue;
+        };
+        let after_last = scanner.found.last_position.next();
+        let has_room = match group.first_position.cmp(&after_last) {
+            Ordering::Less => false,
+            Ordering::Equal => fill_without_loss(offset, candidate, align).is_some(),
+            Ordering::Greater => candidate - offset >= HOLE_BYTES_MIN,
+        };
+        let fits = has_room
+            && group.generation.ordinal >= scanner.found.generation
+            && group_offset(candidate, align) == candidate;
+        if !fits {
+            continue;
+        }
+        if scanner.is_whole(candidate, &group) {
+            return Some((candidate, group));
+        }
+        *budget = budget.checked_sub(group.body_len as usize + GROUP_HEADER_BYTES)?;
+    }
+    None
+}
+
+/// How a hole from `offset` to `end` in which no position was lost is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filling {
+    /// With this many marks, one after the other.
+    Marks(usize),
+    /// With one group of one record.
+    Record,
+}
+
+/// With what a hole can be filled in which no position was lost: marks if they lead from its start to its end, otherwise a record if it
+/// is long enough.
+pub(crate) fn fill_without_loss(offset: usize, end: usize, align: usize) -> Option<Filling> {
+    let mut at = offset;
+    for marks in 1..=4 {
+        at = group_offset(at + GROUP_HEADER_BYTES, align);
+        if at == end {
+            return Some(Filling::Marks(marks));
+        }
+        if at > end {
+            break;
+        }
+    }
+    (end - offset >= HOLE_BYTES_MIN).then_some(Filling::Record)
+}
+
+/// The highest position that a header at or behind `offset` speaks of.
+fn claimed(scanner: &Scanner<'_>, bytes: &[u8], offset: usize, before: &Scan) -> Position {
+    header_candidates(bytes, offset)
+        .filter_map(|candidate| scanner.header_at(candidate))
+        .filter(|group| group.generation.ordinal >= before.generation)
+        .map(|group| {
+            let after = group.first_position.plus(group.record_count.into());
+            let last = after.map_or(group.first_position, |after| Position::new(after.get() - 1));
+            last.max(group.durable_position)
+        })
+        .fold(before.last_position, Position::max)
+}
+
+#[cfg(test)]
+mod tests;
