@@ -63,6 +63,7 @@ mod segments;
 mod snapshot;
 mod stat;
 pub mod storage;
+mod sync;
 mod types;
 mod verify;
 

@@ -4,9 +4,6 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::append::active::ActiveSegment;
 use crate::append::batch::Batch;
@@ -35,6 +32,8 @@ use crate::segments::set::SegmentSet;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::stat::{self, Stat};
 use crate::storage::{Dir, Lock, fs};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 
 /// An event log: one directory, one writing process, any number of threads.

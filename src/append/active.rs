@@ -3,8 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use super::batch::{Batch, Part};
 use super::gate::Gate;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
@@ -16,6 +14,7 @@ use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::storage::Dir;
 use crate::storage::map::{Image, ImageWriter};
+use crate::sync::RwLock;
 use crate::types::{Appended, Position, Timestamp, Version};
 
 /// The segment that is being filled.

@@ -1,12 +1,10 @@
 //! [`Gate`]: opens once, for all whose batches are in one group.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, OnceLock, Word};
 
 const CLOSED: u32 = 0;
 const OPEN: u32 = 1;
@@ -17,7 +15,7 @@ const OPEN: u32 = 1;
 /// or each thread by itself, was measured and gains nothing (docs/decisions/0001-how-bytes-reach-the-disk.md).
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    state: AtomicU32,
+    state: Word,
     /// Threads that are asleep or about to fall asleep: without any, no system call is made.
     sleepers: AtomicU32,
     failure: OnceLock<Error>,
@@ -31,12 +29,12 @@ impl Gate {
     pub(crate) fn open(&self, outcome: Result<()>) -> Vec<Waker> {
         if let Err(error) = outcome {
             // Opened once only, so the first outcome is the outcome.
-            self.failure.get_or_init(|| error);
+            drop(self.failure.set(error));
         }
         // Sequentially consistent with the count of sleepers: either we see the sleeper or it sees the gate open.
         self.state.store(OPEN, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
-            atomic_wait::wake_all(&raw const self.state);
+            self.state.wake_all();
         }
         std::mem::take(&mut *self.wakers.lock())
     }
@@ -59,7 +57,7 @@ impl Gate {
             if let Some(outcome) = self.outcome() {
                 return outcome;
             }
-            atomic_wait::wait(&self.state, CLOSED);
+            self.state.wait_while(CLOSED);
         }
     }
 

@@ -26,13 +26,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::Sender;
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
 
 use super::active::{ActiveSegment, ClosedGroup};
 use super::batch::Batch;
@@ -55,6 +50,9 @@ use crate::segments::prepare::{self, Prepared};
 use crate::segments::set::SegmentSet;
 use crate::storage::map::Image;
 use crate::storage::{Dir, OpenMode, write_all_at};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::channel::Sender;
+use crate::sync::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, thread};
 use crate::types::{Appended, Durability, Position, Timestamp, Version};
 
 /// How long a leader gathers at most: half of what a write takes.
@@ -516,9 +514,9 @@ impl Appender {
 
     /// Gives `callers` a moment to come back.
     fn gather(&self, callers: u32) {
-        let until = Instant::now() + GATHER;
-        while self.open_callers.load(Ordering::Relaxed) < callers && Instant::now() < until {
-            std::thread::yield_now();
+        let mut until = Deadline::after(GATHER);
+        while self.open_callers.load(Ordering::Relaxed) < callers && !until.has_come() {
+            thread::yield_now();
         }
     }
 

@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
 use super::active::ActiveSegment;
 use super::group_commit::{Appender, CommitWork};
 use super::wake::{WakeWork, wake_loop};
@@ -18,6 +16,8 @@ use crate::segments::prepare;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::{Dir, write_small_atomically};
+use crate::sync::channel::{Receiver, RecvTimeoutError, unbounded};
+use crate::sync::thread;
 use crate::types::{Durability, Position};
 
 /// How long the log has to be idle before a mark is written. Long enough not to follow every single append of a slow writer
@@ -210,15 +210,15 @@ fn write_index_file(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) -> 
 /// The threads of a log.
 #[derive(Debug)]
 pub(crate) struct Crew {
-    threads: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Crew {
     /// Starts the threads: the committer, maintenance, and the one that wakes tasks.
     pub(crate) fn start(appender: &Arc<Appender>) -> std::io::Result<Self> {
-        let (commit, commit_work) = crossbeam_channel::unbounded();
-        let (maintain, maintain_work) = crossbeam_channel::unbounded();
-        let (wake, wake_work) = crossbeam_channel::unbounded();
+        let (commit, commit_work) = unbounded();
+        let (maintain, maintain_work) = unbounded();
+        let (wake, wake_work) = unbounded();
         let for_commit = Arc::clone(appender);
         let for_maintenance = Arc::clone(appender);
         type Loop = Box<dyn FnOnce() + Send>;
@@ -238,7 +238,7 @@ impl Crew {
         };
         let senders = super::group_commit::Threads { commit, maintain, wake };
         for (name, work) in loops {
-            match std::thread::Builder::new().name(name.into()).spawn(work) {
+            match thread::Builder::new().name(name.into()).spawn(work) {
                 Ok(thread) => crew.threads.push(thread),
                 Err(e) => {
                     // Without senders, the threads that were started end.
@@ -256,7 +256,7 @@ impl Crew {
     pub(crate) fn join(self) {
         for thread in self.threads {
             // A waker that drops the last handle closes the log on the thread that wakes.
-            if thread.thread().id() == std::thread::current().id() {
+            if thread.thread().id() == thread::current().id() {
                 continue;
             }
             if thread.join().is_err() {

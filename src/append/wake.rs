@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-use crossbeam_channel::Receiver;
+use crate::sync::channel::Receiver;
 
 /// What the waking thread is asked to do.
 #[derive(Debug)]

@@ -4,12 +4,11 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::format::group::is_zero;
 use crate::format::names;
 use crate::storage::map::Image;
 use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
+use crate::sync::Mutex;
 
 /// A file that can become a segment: long enough, all zeros behind the header, durable but for its name.
 #[derive(Debug)]

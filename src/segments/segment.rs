@@ -10,9 +10,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::RwLock;
 
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::HeaderError;
@@ -29,6 +26,8 @@ use crate::recovery::scan::{Tail, scan};
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::Image;
 use crate::storage::{Bytes, Dir, OpenMode};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::types::{Position, Version};
 
 /// The bytes of a segment, shared.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use super::segment::Segment;
+use crate::sync::RwLock;
 use crate::types::Position;
 
 /// The segments by first position; the last one is active.

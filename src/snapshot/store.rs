@@ -18,9 +18,7 @@ use std::hash::Hasher;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::error::{Error, IoContext, Result};
@@ -29,6 +27,8 @@ use crate::format::snapshot_file::{Lineage, SNAPSHOT_BYTES_MAX, SNAPSHOT_HEADER_
 use crate::format::{HeaderError, LogId, STREAM_BYTES_MAX, names};
 use crate::seeded_bugs::SeededBug;
 use crate::storage::{Dir, File, OpenMode, read_up_to, write_all_at};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{Timestamp, Version};
 
 #[cfg(test)]
