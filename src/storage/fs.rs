@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -146,12 +147,49 @@ impl Dir for FsDir {
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, raw_mode(self.modes.file))?;
-        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(FsLock(fd)))
+        let started = Instant::now();
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Box::new(FsLock(fd))),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(e) => return Err(e.into()),
+            }
+            // Held by a writer, or shared for a moment by one who asks whether it is held (`is_locked`).
+            if is_held(&fd)? || started.elapsed() > PROBES {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_locked(&self, name: &str) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => is_held(&fd),
+            // Whoever takes the lock makes its file first.
+            Err(Errno::NOENT) => Ok(false),
+            Err(Errno::ACCESS | Errno::PERM) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// For how long the lock may be out of reach because of those who only ask for it.
+const PROBES: Duration = Duration::from_secs(1);
+
+/// Whether another handle has the lock on the file to itself. The answer is had by sharing the lock for a moment.
+fn is_held(fd: &OwnedFd) -> io::Result<bool> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => {
+            rustix::fs::flock(fd, FlockOperation::Unlock)?;
+            Ok(false)
+        }
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -323,6 +361,30 @@ mod tests {
         assert_eq!(dir.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(held);
         dir.lock("LOCK").unwrap();
+    }
+
+    #[test]
+    fn whoever_asks_for_the_lock_makes_no_file_and_keeps_nobody_from_it() {
+        let (_temp, dir) = root();
+        assert!(!dir.is_locked("LOCK").unwrap());
+        assert!(dir.list().unwrap().is_empty());
+        let held = dir.lock("LOCK").unwrap();
+        assert!(dir.is_locked("LOCK").unwrap());
+        drop(held);
+        assert!(!dir.is_locked("LOCK").unwrap());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        dir.is_locked("LOCK").unwrap();
+                    }
+                });
+            }
+            let taken = (0..2000).try_for_each(|_| dir.lock("LOCK").map(drop));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            taken.unwrap();
+        });
     }
 
     /// A log that had been closed was found locked, now and then: another thread was starting a process, which had copies of all

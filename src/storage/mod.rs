@@ -94,6 +94,16 @@ pub trait Dir: Send + Sync + fmt::Debug {
     /// `WouldBlock` at once if it is held.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>>;
 
+    /// Whether somebody, in this process or another, holds the lock on the file `name`. Creates nothing, and keeps nobody from
+    /// taking the lock. Where it cannot be told, it counts as held.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn is_locked(&self, name: &str) -> io::Result<bool> {
+        // A storage that does not say: whoever asks is careful then.
+        Ok(!name.is_empty())
+    }
+
     /// Where the folder is, for messages.
     fn path(&self) -> &Path;
 }

@@ -326,6 +326,10 @@ impl Dir for SimDir {
         }))
     }
 
+    fn is_locked(&self, name: &str) -> io::Result<bool> {
+        self.disk.state.lock().is_locked(&self.path.join(name))
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

@@ -302,6 +302,11 @@ impl State {
         }
     }
 
+    pub(super) fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        self.check_power()?;
+        Ok(self.locks.contains(path))
+    }
+
     pub(super) fn unlock(&mut self, path: &Path) {
         self.locks.remove(path);
     }
