@@ -57,6 +57,13 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+    /// The log was opened for reading only, and this call would change it: open it with
+    /// [`OpenMode::ReadWrite`](crate::OpenMode::ReadWrite), which takes its lock. Nothing was written.
+    #[error("the log is open for reading only, open it for writing to change it: {}", path.display())]
+    ReadOnly {
+        /// The directory of the log.
+        path: PathBuf,
+    },
     /// The directory is not a log of `annals`: choose another one. Nothing was changed.
     #[error("not a log: {reason}: {}", path.display())]
     NotALog {

@@ -17,7 +17,7 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::record::{NewEvent, check_stream};
 use crate::format::segment_header::Generation;
-use crate::options::Options;
+use crate::options::{OpenMode, Options};
 use crate::read::Read;
 use crate::read::all::{Backward, Forward, first_at_or_after};
 use crate::read::events::Events;
@@ -25,18 +25,21 @@ use crate::read::stream::{StreamWalk, last_version, lineage};
 use crate::read::subscribe::Subscription;
 use crate::read::watermark::Watermark;
 use crate::recovery::apply::{RecoveryReport, check_is_ours, open_root, recover};
+use crate::recovery::follow::Follower;
 use crate::retry;
 use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::stat::{self, Stat};
+use crate::storage::read_only::ReadOnlyDir;
 use crate::storage::{Dir, Lock, fs};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 
-/// An event log: one directory, one writing process, any number of threads.
+/// An event log: one directory, one writing process, any number of threads, any number of processes that only read
+/// ([`OpenMode::ReadOnly`]).
 ///
 /// A handle is cheap to clone, and all clones are the same log. It is closed by [`Log::close`], or when the last clone is
 /// dropped.
@@ -49,7 +52,7 @@ struct Handle {
     environment: Environment,
     segments: Arc<SegmentSet>,
     watermark: Arc<Watermark>,
-    appender: Arc<Appender>,
+    access: Access,
     snapshots: SnapshotStore,
     report: RecoveryReport,
     closed: AtomicBool,
@@ -57,10 +60,20 @@ struct Handle {
     state: Mutex<State>,
 }
 
+/// What the log was opened for.
+#[derive(Debug)]
+enum Access {
+    ReadWrite(Arc<Appender>),
+    ReadOnly(Box<Follower>),
+}
+
 #[derive(Debug)]
 enum State {
     /// With what ends with the log.
-    Open { crew: Option<Crew>, lock: Box<dyn Lock> },
+    Open {
+        crew: Option<Crew>,
+        lock: Option<Box<dyn Lock>>,
+    },
     /// How closing it went.
     Closed(Result<()>),
 }
@@ -119,8 +132,33 @@ impl Log {
     }
 
     fn open_checked(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
-        let lock_path = root.path().join(names::LOCK);
         check_is_ours(&*root, &options)?;
+        match options.mode {
+            OpenMode::ReadWrite => Self::open_to_write(root, options, environment),
+            OpenMode::ReadOnly => Self::open_to_read(root, &options, environment),
+        }
+    }
+
+    fn open_to_read(root: Arc<dyn Dir>, options: &Options, environment: Environment) -> Result<Self> {
+        // Whatever is done with it, nothing can be written.
+        let root: Arc<dyn Dir> = Arc::new(ReadOnlyDir(root));
+        let (follower, report) = Follower::open(Arc::clone(&root))?;
+        let snapshots = SnapshotStore::new(Arc::clone(&root), follower.log_id(), options.snapshots_kept, false);
+        Ok(Self(Arc::new(Handle {
+            root,
+            environment,
+            segments: Arc::clone(follower.segments()),
+            watermark: Arc::new(Watermark::new(report.last_position)),
+            access: Access::ReadOnly(Box::new(follower)),
+            snapshots,
+            report,
+            closed: AtomicBool::new(false),
+            state: Mutex::new(State::Open { crew: None, lock: None }),
+        })))
+    }
+
+    fn open_to_write(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
+        let lock_path = root.path().join(names::LOCK);
         let own_lock = SeededBug::LockNotTaken
             .is_on()
             .then(|| format!("{}.{}", names::LOCK, environment.random()));
@@ -201,11 +239,11 @@ impl Log {
             environment,
             segments,
             watermark,
-            appender,
+            access: Access::ReadWrite(appender),
             snapshots,
             report,
             closed: AtomicBool::new(false),
-            state: Mutex::new(State::Open { crew, lock }),
+            state: Mutex::new(State::Open { crew, lock: Some(lock) }),
         })))
     }
 
@@ -303,12 +341,13 @@ impl Log {
     }
 
     fn place(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
-        let placed = self.0.appender.append(batch, wait_for_room, lead);
+        let appender = self.appender()?;
+        let placed = appender.append(batch, wait_for_room, lead);
         match placed {
             Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {
                 // The first attempt may still be under way; however it ends, the log says what became of it.
-                let durable = self.0.appender.durability_of(batch) == Durability::Sync;
-                self.0.appender.settle(wait_for_room, durable)?;
+                let durable = appender.durability_of(batch) == Durability::Sync;
+                appender.settle(wait_for_room, durable)?;
                 let places = retry::places_of_first_attempt(&self.0.segments, batch)?;
                 places.map(Ticket::done).ok_or(conflict)
             }
@@ -407,6 +446,7 @@ impl Log {
     /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Damaged`] if that event is. [`Error::Io`], [`Error::Closed`].
     pub fn save_snapshot(&self, stream: &str, version: Version, codec: u32, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
+        self.appender()?;
         check_stream(stream)?;
         let Some(lineage) = lineage(&self.0.segments, stream, version)? else {
             return Err(Error::InvalidArgument(format!(
@@ -511,6 +551,54 @@ impl Log {
         )
     }
 
+    /// Looks again at the end of the log, which another process may have moved, and returns the last position that is shown now.
+    /// It is for logs that were opened with [`OpenMode::ReadOnly`]; others are always up to date.
+    ///
+    /// Reads that begin afterwards, and subscriptions that are there, see what is new. While a writer is at work, that is what
+    /// the log itself says is durable: all but the last group, and with the mark that a writer leaves behind after about 200 ms
+    /// without appends, the last one too. A writer whose log has [`Durability::Os`] says so only now and then.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the end of the log is; [`Error::Io`]; [`Error::UnsupportedFormat`] if a newer release has written
+    /// there; [`Error::Closed`]. What was shown before is shown still.
+    ///
+    /// # Examples
+    /// ```
+    /// use annals::{ExpectedVersion, Log, NewEvent, OpenMode, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log");
+    /// let writer = Log::open(&path, Options::new())?;
+    /// let follower = Log::open(&path, Options::new().mode(OpenMode::ReadOnly))?;
+    /// for _ in 0..2 {
+    ///     writer.append("order-1", ExpectedVersion::Any, &[NewEvent::new("Placed", "{}")])?;
+    /// }
+    /// assert!(follower.refresh()?.get() >= 1, "the second append says that the first is durable");
+    /// writer.close()?;
+    /// assert_eq!(follower.refresh()?.get(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refresh(&self) -> Result<Position> {
+        self.check_open()?;
+        if let Access::ReadOnly(follower) = &self.0.access {
+            let last = follower.refresh()?;
+            if last > self.0.watermark.position() {
+                wake(self.0.watermark.publish(last));
+            }
+        }
+        Ok(self.last_position())
+    }
+
+    /// What appends; an error if the log was not opened for that.
+    fn appender(&self) -> Result<&Appender> {
+        match &self.0.access {
+            Access::ReadWrite(appender) => Ok(appender),
+            Access::ReadOnly(_) => self.check_open().and(Err(Error::ReadOnly {
+                path: self.0.root.path().to_owned(),
+            })),
+        }
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.0.closed.load(Ordering::Acquire) {
             Err(Error::Closed)
@@ -546,8 +634,14 @@ impl Handle {
             }
         };
         self.closed.store(true, Ordering::Release);
-        let closed = self.appender.close();
-        self.appender.stop_threads();
+        let closed = match &self.access {
+            Access::ReadWrite(appender) => {
+                let closed = appender.close();
+                appender.stop_threads();
+                closed
+            }
+            Access::ReadOnly(_) => Ok(()),
+        };
         if let Some(crew) = crew {
             crew.join();
         }

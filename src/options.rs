@@ -23,6 +23,14 @@ pub enum OpenMode {
     /// [`Options::create`]).
     #[default]
     ReadWrite,
+    /// For reading, by any number of processes beside the one that writes. Takes no lock, writes nothing at all and creates
+    /// nothing: it works on a read-only file system and without the permission to write. What is unfinished or in doubt at the
+    /// end of the log stays as it is and is not shown.
+    ///
+    /// While a process writes to the log, only what the log itself says is durable is shown, which is at most the last group
+    /// less than there is; otherwise, everything that is whole. [`Log::refresh`](crate::Log::refresh) looks again. Calls that
+    /// would change the log answer [`Error::ReadOnly`].
+    ReadOnly,
 }
 
 /// How a log is opened.
@@ -147,6 +155,7 @@ impl Options {
                 self.file_mode, self.dir_mode
             ));
         }
+        self.create &= self.mode != OpenMode::ReadOnly;
         self.segment_bytes = self.segment_bytes.next_multiple_of(PAGE_BYTES as u64);
         let room = self.segment_bytes - (SEGMENT_HEADER_BYTES + segment_reserve(self.group_align())) as u64;
         self.batch_bytes_max = self.batch_bytes_max.min(room / 2);

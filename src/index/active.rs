@@ -1,6 +1,7 @@
 //! The index of a segment in memory: of the active one, and of a sealed one until its file is written.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::{GenerationStart, LANDMARK_BYTES, Landmark, StreamPart, Totals};
 use crate::format::segment_header::Generation;
@@ -52,16 +53,28 @@ impl ActiveIndex {
         generation: Generation,
         timestamp: Timestamp,
     ) {
-        let far = |last: &Landmark| (offset - last.offset) as usize >= LANDMARK_BYTES;
+        self.add_landmark(Landmark {
+            offset,
+            first_position,
+            timestamp,
+        });
+        self.add_generation(GenerationStart { offset, generation });
+    }
+
+    fn add_landmark(&mut self, landmark: Landmark) {
+        let far = |last: &Landmark| (landmark.offset - last.offset) as usize >= LANDMARK_BYTES;
         if self.landmarks.last().is_none_or(far) {
-            self.landmarks.push(Landmark {
-                offset,
-                first_position,
-                timestamp,
-            });
+            self.landmarks.push(landmark);
         }
-        if self.generations.last().is_none_or(|last| last.generation != generation) {
-            self.generations.push(GenerationStart { offset, generation });
+    }
+
+    fn add_generation(&mut self, start: GenerationStart) {
+        if self
+            .generations
+            .last()
+            .is_none_or(|last| last.generation != start.generation)
+        {
+            self.generations.push(start);
         }
     }
 
@@ -89,6 +102,35 @@ impl ActiveIndex {
         }
         let entry = self.streams.get_mut(stream).expect("it is there, or was just inserted");
         (entry, &mut self.totals)
+    }
+
+    /// Adds what `later` has, the index of what follows in the same segment.
+    pub(crate) fn extend(&mut self, later: Self) {
+        for landmark in later.landmarks {
+            self.add_landmark(landmark);
+        }
+        for start in later.generations {
+            self.add_generation(start);
+        }
+        for (name, entry) in later.streams {
+            match self.streams.entry(name) {
+                Entry::Occupied(mut here) => here.get_mut().offsets.extend(entry.offsets),
+                Entry::Vacant(free) => drop(free.insert(entry)),
+            }
+        }
+        let Totals {
+            events,
+            new_streams,
+            payload_bytes,
+            first_timestamp,
+            last_timestamp,
+        } = later.totals;
+        let totals = &mut self.totals;
+        totals.events += events;
+        totals.new_streams += new_streams;
+        totals.payload_bytes += payload_bytes;
+        totals.first_timestamp = totals.first_timestamp.or(first_timestamp);
+        totals.last_timestamp = last_timestamp.or(totals.last_timestamp);
     }
 
     pub(crate) fn stream(&self, stream: &str) -> Option<&StreamOffsets> {

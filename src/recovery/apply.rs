@@ -76,17 +76,17 @@ pub(crate) struct RecoveredSegment {
 }
 
 /// A segment that was read and scanned.
-struct Surveyed {
-    first: Position,
-    file: Arc<dyn File>,
-    contents: Option<Contents>,
+pub(super) struct Surveyed {
+    pub(super) first: Position,
+    pub(super) file: Arc<dyn File>,
+    pub(super) contents: Option<Contents>,
 }
 
-struct Contents {
-    header: SegmentHeader,
-    image: ImageWriter,
-    index: ActiveIndex,
-    scan: Scan,
+pub(super) struct Contents {
+    pub(super) header: SegmentHeader,
+    pub(super) image: ImageWriter,
+    pub(super) index: ActiveIndex,
+    pub(super) scan: Scan,
 }
 
 /// Opens the log in `root`, whose lock is held, and creates it if there is none and the options say so.
@@ -127,7 +127,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         ));
     }
 
-    let mut newest = survey(&segments_dir, newest_first, &meta.log_id)?;
+    let mut newest = survey(&segments_dir, newest_first, &meta.log_id, OpenMode::ReadWrite)?;
     let mut scanned_bytes = newest.len();
     let is = newest.kind(&segments_dir)?;
     if firsts.is_empty() && matches!(is, Newest::NoGroups { .. }) {
@@ -139,7 +139,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     if needs_before(is)
         && let Some(&first) = firsts.last()
     {
-        let surveyed = survey(&segments_dir, first, &meta.log_id)?;
+        let surveyed = survey(&segments_dir, first, &meta.log_id, OpenMode::ReadWrite)?;
         scanned_bytes += surveyed.len();
         before = Some(surveyed);
     }
@@ -193,7 +193,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     last_timestamp = found.last_timestamp.or(last_timestamp);
     if let (None, Some(&first)) = (last_timestamp, firsts.last()) {
         // It has marks and no events yet: time goes on from where the segment before it ends.
-        let before = survey(&segments_dir, first, &meta.log_id)?;
+        let before = survey(&segments_dir, first, &meta.log_id, OpenMode::ReadWrite)?;
         before.check_tail(&segments_dir)?;
         scanned_bytes += before.len();
         last_timestamp = before.contents.and_then(|contents| contents.scan.last_timestamp);
@@ -269,7 +269,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     })
 }
 
-fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
+pub(super) fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
     Error::damaged(Damage {
         path,
         offset,
@@ -416,29 +416,39 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
     Ok(meta)
 }
 
-/// Reads and scans the segment that starts at `first`.
-fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId) -> Result<Surveyed> {
+/// Opens the file of the segment that starts at `first`, and reads its header; `None` if that is not what it should be.
+pub(super) fn open_segment(
+    dir: &Arc<dyn Dir>,
+    first: Position,
+    log_id: &LogId,
+    mode: OpenMode,
+) -> Result<(Arc<dyn File>, Option<SegmentHeader>)> {
     let name = names::segment(first);
     let path = dir.path().join(&name);
-    let file = dir.open(&name, OpenMode::ReadWrite).at(&path, "opening a segment")?;
+    let file = dir.open(&name, mode).at(&path, "opening a segment")?;
     let mut page = vec![0; SEGMENT_HEADER_BYTES];
     let read = read_up_to(&*file, &mut page, 0).at(&path, "reading a segment")?;
-    let header = match SegmentHeader::decode(&page[..read]) {
-        Ok(header) if header.first_position == first && header.log_id == *log_id => header,
-        Ok(_) | Err(HeaderError::Invalid(_)) => {
-            return Ok(Surveyed {
-                first,
-                file,
-                contents: None,
-            });
-        }
-        Err(HeaderError::Unsupported(found)) => {
-            return Err(Error::UnsupportedFormat {
-                path,
-                found,
-                supported: FORMAT_VERSION,
-            });
-        }
+    match SegmentHeader::decode(&page[..read]) {
+        Ok(header) if header.first_position == first && header.log_id == *log_id => Ok((file, Some(header))),
+        Ok(_) | Err(HeaderError::Invalid(_)) => Ok((file, None)),
+        Err(HeaderError::Unsupported(found)) => Err(Error::UnsupportedFormat {
+            path,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+    }
+}
+
+/// Reads and scans the segment that starts at `first`, whose file is opened for `mode`.
+pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: OpenMode) -> Result<Surveyed> {
+    let path = dir.path().join(names::segment(first));
+    let (file, header) = open_segment(dir, first, log_id, mode)?;
+    let Some(header) = header else {
+        return Ok(Surveyed {
+            first,
+            file,
+            contents: None,
+        });
     };
     let len = header.segment_bytes as usize;
     let mut image = Image::zeroed(len).at(&path, "taking memory for a segment")?;
@@ -465,7 +475,7 @@ fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId) -> Result<Surveye
 }
 
 impl Surveyed {
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.contents.as_ref().map_or(SEGMENT_HEADER_BYTES as u64, |contents| {
             contents.header.segment_bytes.into()
         })
@@ -493,7 +503,7 @@ impl Surveyed {
         }
     }
 
-    fn kind(&self, dir: &Arc<dyn Dir>) -> Result<Newest> {
+    pub(super) fn kind(&self, dir: &Arc<dyn Dir>) -> Result<Newest> {
         self.check_tail(dir)?;
         Ok(match &self.contents {
             None => Newest::HeaderUnreadable { first: self.first },
@@ -503,7 +513,7 @@ impl Surveyed {
         })
     }
 
-    fn before(&self, dir: &Arc<dyn Dir>) -> Result<Before> {
+    pub(super) fn before(&self, dir: &Arc<dyn Dir>) -> Result<Before> {
         self.check_tail(dir)?;
         match &self.contents {
             None => {

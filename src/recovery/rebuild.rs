@@ -28,6 +28,14 @@ struct PendingEvent {
 }
 
 impl IndexBuilder {
+    /// For the rest of a segment whose last event so far is of the time `last`.
+    pub(crate) fn after(last: Option<Timestamp>) -> Self {
+        Self {
+            group_timestamp: last,
+            ..Self::default()
+        }
+    }
+
     fn flush(&mut self) {
         let Some((offset, header)) = self.group.take() else {
             return;

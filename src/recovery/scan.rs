@@ -116,7 +116,17 @@ impl Visitor for () {
 
 /// Scans `bytes`, the whole of a segment file whose header is `header`.
 pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visitor) -> Scan {
-    let mut scanner = Scanner::new(bytes, header);
+    scan_to_end(bytes, Scanner::new(bytes, header), visitor)
+}
+
+/// As [`scan`], from where an earlier scan ended. What that one found is taken for proven.
+pub(crate) fn scan_on(bytes: &[u8], header: &SegmentHeader, mut found: Scan, visitor: &mut impl Visitor) -> Scan {
+    (found.proven_end, found.tail) = (found.end, Tail::Clean);
+    let start = Scanner::new(bytes, header);
+    scan_to_end(bytes, Scanner { found, ..start }, visitor)
+}
+
+fn scan_to_end(bytes: &[u8], mut scanner: Scanner<'_>, visitor: &mut impl Visitor) -> Scan {
     while scanner.found.seal.is_none() {
         let offset = scanner.next_offset();
         match scanner.step(offset, visitor) {

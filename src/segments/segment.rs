@@ -8,6 +8,7 @@
 //! - I3. An index is believed only as far as the record at the offset it names agrees. When it does not, the index is made
 //!   anew from the segment; only the segment can be damaged, an index is merely wrong.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -173,7 +174,7 @@ impl Segment {
         let name = names::segment(self.first_position);
         let path = self.path();
         let file = match self.dir.open(&name, OpenMode::Read) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Err(self.damaged(0, None, "segment file that is missing"));
             }
             other => other.at(&path, "opening a segment")?,
@@ -289,7 +290,8 @@ impl Segment {
         *self.index.write() = Some(index.clone());
         // A file that was wrong must not be met again; the next open makes another one.
         match self.dir.remove(&names::index(self.first_position)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            // Of those who only read, nobody removes anything.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ReadOnlyFilesystem) => {
                 tracing::warn!(error = %e, "a wrong index file cannot be removed");
             }
             _ => {}

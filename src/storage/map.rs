@@ -138,6 +138,13 @@ impl ImageWriter {
         unsafe { slice::from_raw_parts_mut(self.0.memory.as_mut_ptr().add(offset), len) }
     }
 
+    /// The whole image as its writer has it, what is not frozen included.
+    pub(crate) fn all(&self) -> &[u8] {
+        // SAFETY: the memory is initialised and lives as long as `self`; what is frozen never changes (I2), and the rest only
+        // through this one writer (I3), which cannot be borrowed mutably while the slice lives.
+        unsafe { slice::from_raw_parts(self.0.memory.as_ptr(), self.0.len()) }
+    }
+
     fn check(&self, offset: usize, len: usize) {
         assert!(
             offset >= self.0.frozen.load(Ordering::Relaxed),
@@ -173,6 +180,7 @@ mod tests {
         let image = Arc::clone(writer.image());
         writer.put(5, b"later");
         assert_eq!(image.frozen(), b"abcde");
+        assert_eq!(&writer.all()[..12], b"abcdelater\0\0");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub(crate) mod fs;
 pub(crate) mod map;
+pub(crate) mod read_only;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 

@@ -1,0 +1,267 @@
+//! What a disk, a kernel or an operator can do to a log, one test each: it says so, nothing is lost, and it goes on where it can.
+#![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use annals::ExpectedVersion::Any;
+use annals::sim::{CrashMode, Fault, SimDisk};
+use annals::{Durability, Error, Log, NewEvent, OpenMode, Options, Position, Version};
+
+use common::{Found, Rng, all_files, batch_of, copy, effort, open, whole_log};
+
+/// The smallest segments there can be, so that a few appends roll.
+fn small() -> Options {
+    Options::new().segment_bytes(16 << 10)
+}
+
+/// A log that was filled by `steps` appends of different kinds, not closed, on a disk that has been up to some operation.
+struct Run {
+    disk: SimDisk,
+    log: Option<Log>,
+}
+
+const STREAMS: [&str; 3] = ["alpha", "beta", "gamma"];
+
+fn below(rng: &mut Rng, n: u64) -> usize {
+    usize::try_from(rng.below(n)).unwrap()
+}
+
+/// Appends batch `n`, which follows from it.
+fn append(log: &Log, n: u64) -> annals::Result<()> {
+    let mut rng = Rng(n);
+    let lens: Vec<usize> = (0..1 + rng.below(3)).map(|_| 20 + below(&mut rng, 900)).collect();
+    let stream = STREAMS[below(&mut rng, 3)];
+    let durability = match rng.below(6) {
+        0 => Some(Durability::Os),
+        1 => Some(Durability::Sync),
+        _ => None,
+    };
+    let (batch, _) = batch_of(n, &[(stream, lens)], durability);
+    log.append_batch(&batch).map(drop)
+}
+
+impl Run {
+    fn new(seed: u64, options: &Options) -> Self {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, options, seed).ok();
+        Self { disk, log }
+    }
+
+    /// As far as it gets.
+    fn append(&self, numbers: std::ops::RangeInclusive<u64>) {
+        if let Some(log) = &self.log {
+            for n in numbers {
+                drop(append(log, n));
+            }
+        }
+    }
+}
+
+// Opening for reading only.
+
+/// At every operation of a workload the power goes; whatever is found then is opened for reading, and for writing: both see the same,
+/// and the one who reads has changed nothing.
+#[test]
+fn who_only_reads_sees_what_an_open_for_writing_would_keep_and_changes_nothing() {
+    for (seed, options) in [
+        (1, small()),
+        (2, small().direct_io(false)),
+        (3, small().durability(Durability::Os)),
+        (4, small().pad_groups_to(4096).segment_bytes(32 << 10)),
+    ] {
+        let run = |cut: Option<u64>| {
+            let run = Run::new(seed, &options);
+            if let Some(op) = cut {
+                run.disk.fail_at(op, Fault::PowerCut);
+            }
+            run.append(1..=40);
+            run
+        };
+        let ops = run(None).disk.ops();
+        let (mut verdicts, mut states) = (std::collections::BTreeSet::new(), 0);
+        for op in (seed % 4..ops).step_by(if effort() == 1 { 4 } else { 1 }) {
+            let cut = run(Some(op));
+            for mode in CrashMode::ALL {
+                let what = format!("seed {seed}, op {op}, {mode:?}");
+                let disk = cut.disk.crash_with(mode);
+                let before = all_files(&disk);
+                let ops = disk.ops();
+                let seen = open(&disk, &options.clone().mode(OpenMode::ReadOnly), seed).map(|log| {
+                    let events = whole_log(&log).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    log.stat().unwrap();
+                    log.load_snapshot("alpha").unwrap();
+                    assert_eq!(log.refresh().unwrap(), log.last_position());
+                    (events, log.recovery().clone())
+                });
+                assert_eq!(disk.ops(), ops, "{what}: nothing was written");
+                let disk = copy(&disk);
+                assert_eq!(all_files(&disk), before, "{what}");
+                let kept = open(&disk, &options.clone().create(false), seed)
+                    .map(|log| (whole_log(&log).unwrap(), log.recovery().clone()));
+                states += 1;
+                match (seen, kept) {
+                    (Ok((seen, saw)), Ok((kept, did))) => {
+                        assert_eq!(seen, kept, "{what}");
+                        assert_eq!(
+                            (saw.verdict, saw.cut_bytes, saw.cut_positions, saw.last_position),
+                            (did.verdict, did.cut_bytes, did.cut_positions, did.last_position),
+                            "{what}"
+                        );
+                        assert_eq!(saw.quarantined, None);
+                        verdicts.insert(saw.verdict.to_string());
+                    }
+                    (Err(Error::NotALog { .. }), Err(Error::NotALog { .. })) => {}
+                    (seen, kept) => panic!("{what}: {seen:?} and {kept:?}"),
+                }
+            }
+        }
+        eprintln!("seed {seed}: {states} states: {verdicts:?}");
+        assert!(verdicts.len() > 1, "some were torn: {verdicts:?}");
+    }
+}
+
+#[test]
+fn who_only_reads_is_told_so_when_it_writes() {
+    let run = Run::new(7, &small());
+    run.append(1..=10);
+    drop(run.log);
+    let log = open(&run.disk, &small().mode(OpenMode::ReadOnly), 7).unwrap();
+    let ops = run.disk.ops();
+    let event = [NewEvent::new("t", "x")];
+    let (batch, _) = batch_of(99, &[("alpha", vec![20])], None);
+    for refused in [
+        log.append("alpha", Any, &event).map(drop),
+        log.append_batch(&batch).map(drop),
+        log.append_async(&batch).map(drop),
+        log.try_append(&batch).map(drop),
+        log.save_snapshot("alpha", Version::new(1), 0, b"state"),
+    ] {
+        match refused {
+            Err(error @ Error::ReadOnly { .. }) => assert!(error.to_string().contains("/sim"), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(run.disk.ops(), ops);
+    log.close().unwrap();
+    assert!(matches!(log.append("alpha", Any, &event), Err(Error::Closed)));
+    assert!(matches!(log.refresh(), Err(Error::Closed)));
+
+    let nothing = SimDisk::new(1);
+    let error = open(&nothing, &small().mode(OpenMode::ReadOnly), 1).unwrap_err();
+    assert!(matches!(error, Error::NotALog { .. }), "{error}");
+    assert!(nothing.files().is_empty() && nothing.ops() == 0);
+}
+
+/// The power goes after each of so many appends, some of which fail: what a follower beside the writer has seen is found afterwards,
+/// though nothing that was not synced is.
+#[test]
+fn a_follower_beside_a_writer_sees_only_what_is_durable() {
+    let mut behind = 0;
+    for seed in 0..6 * effort() {
+        let options = small().direct_io(seed % 2 == 0).durability(match seed % 3 {
+            0 => Durability::Os,
+            _ => Durability::Sync,
+        });
+        for stop in 1..=40 {
+            let mut rng = Rng(seed << 8 | stop);
+            let run = Run::new(seed, &options);
+            let follower = open(&run.disk, &options.clone().mode(OpenMode::ReadOnly), seed).unwrap();
+            let (mut shown, mut fails) = (Vec::new(), false);
+            for n in 1..=stop {
+                if rng.below(30) == 0 {
+                    let kind = [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull][below(&mut rng, 2)];
+                    run.disk.fail_at(run.disk.ops() + rng.below(4), Fault::Error(kind));
+                    fails = true;
+                }
+                let before = run.log.as_ref().unwrap().last_position();
+                run.append(n..=n);
+                follower.refresh().unwrap();
+                let now = whole_log(&follower).unwrap_or_else(|e| panic!("seed {seed}, {n} of {stop}: {e}"));
+                assert!(now.starts_with(&shown), "what was seen once stays");
+                shown = now;
+                if options.durability == Durability::Sync && !fails {
+                    assert!(follower.last_position() >= before, "at most a group behind");
+                }
+            }
+            behind += u64::from(follower.last_position() < run.log.as_ref().unwrap().last_position());
+            let found = run.disk.crash_with(CrashMode::DropAll);
+            let kept = whole_log(&open(&found, &options, seed).unwrap()).unwrap();
+            assert!(
+                kept.starts_with(&shown),
+                "seed {seed}, after {stop}: {} events were shown, {} are there",
+                shown.len(),
+                kept.len()
+            );
+        }
+    }
+    assert!(behind > 0, "a follower is behind, or nothing was tested");
+}
+
+/// Writers come and go, some of them poisoned; a follower stays, and so does a subscription of its.
+#[test]
+fn a_follower_goes_on_with_the_next_writer() {
+    for seed in 0..20 * effort() {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let options = || small().direct_io(seed % 2 == 0);
+        drop(open(&disk, &options(), seed).unwrap());
+        let follower = open(&disk, &options().mode(OpenMode::ReadOnly), seed).unwrap();
+        let mut subscription = follower.subscribe(Position::START).unwrap();
+        let mut followed: Vec<Found> = Vec::new();
+        let mut n = 0;
+        for session in 0..6 {
+            let log = open(&disk, &options(), seed << 8 | session).unwrap();
+            for _ in 0..rng.below(40) {
+                if rng.below(25) == 0 {
+                    disk.fail_at(disk.ops() + rng.below(3), Fault::Error(std::io::ErrorKind::Other));
+                }
+                n += 1;
+                drop(append(&log, n));
+                if rng.below(3) == 0 {
+                    follower.refresh().unwrap();
+                    while let Some(event) = subscription.try_next().unwrap() {
+                        followed.push(event.as_ref().into());
+                    }
+                }
+            }
+            let failed = log.close().is_err();
+            disk.clear_faults();
+            follower.refresh().unwrap();
+            let seen = whole_log(&follower).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let log = open(&disk, &options(), seed << 8 | session | 128).unwrap();
+            assert_eq!(
+                seen,
+                whole_log(&log).unwrap(),
+                "seed {seed}, session {session}, {failed}"
+            );
+        }
+        follower.refresh().unwrap();
+        while let Some(event) = subscription.try_next().unwrap() {
+            followed.push(event.as_ref().into());
+        }
+        assert_eq!(followed, whole_log(&follower).unwrap());
+        assert!(follower.stat().unwrap().segments > 2, "it followed over rolls");
+    }
+}
+
+/// A segment that has no event yet, and is too short for the first one, is replaced by another of the same name.
+#[test]
+fn a_follower_sees_a_segment_that_took_the_place_of_an_empty_one() {
+    let disk = SimDisk::new(3);
+    drop(open(&disk, &small(), 3).unwrap());
+    let follower = open(&disk, &small().mode(OpenMode::ReadOnly), 3).unwrap();
+    let log = open(&disk, &small().segment_bytes(64 << 10), 4).unwrap();
+    let data = vec![7; 20 << 10];
+    log.append("alpha", Any, &[NewEvent::new("large", &data)]).unwrap();
+    follower.refresh().unwrap();
+    log.append("alpha", Any, &[NewEvent::new("small", "x")]).unwrap();
+    assert_eq!(follower.refresh().unwrap().get(), 1);
+    log.close().unwrap();
+    assert_eq!(follower.refresh().unwrap().get(), 2);
+    let events = follower.read_stream("alpha", annals::Read::forward()).unwrap();
+    assert_eq!(
+        events.map(|event| event.unwrap().data().len()).collect::<Vec<_>>(),
+        [20 << 10, 1]
+    );
+}
