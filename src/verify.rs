@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::record::RecordError;
-use crate::format::segment_header::SegmentHeader;
+use crate::format::segment_header::{DAMAGED_COPY, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, names};
 use crate::index::active::ActiveIndex;
 use crate::index::sealed::SealedIndex;
@@ -48,6 +48,8 @@ pub struct VerifyReport {
     pub damages: Vec<Damage>,
     /// What is wrong with derived files, which costs no event: they can be removed.
     pub derived_damages: Vec<Damage>,
+    /// What is wrong with segments and costs no event as long as nothing else is: one of the two copies of a header.
+    pub harmless_damages: Vec<Damage>,
 }
 
 impl VerifyReport {
@@ -56,6 +58,7 @@ impl VerifyReport {
     pub fn is_whole(&self) -> bool {
         self.damages.is_empty()
             && self.derived_damages.is_empty()
+            && self.harmless_damages.is_empty()
             && !matches!(self.verdict, None | Some(Verdict::AmbiguousLastGroup))
     }
 }
@@ -170,6 +173,19 @@ impl Verifying {
         });
     }
 
+    fn harmless(&mut self, name: &str, offset: usize, what: &str) {
+        let damage = Damage {
+            path: self.dir.path().join(name),
+            offset: offset as u64,
+            positions: None,
+            what: what.to_owned(),
+        };
+        // A segment may be read more than once.
+        if self.report.harmless_damages.last() != Some(&damage) {
+            self.report.harmless_damages.push(damage);
+        }
+    }
+
     /// Reads one segment and its index; returns how many bytes that were.
     fn segment(&mut self, first: Position, log_id: &[u8], is_newest: bool, may_be_active: bool) -> Result<u64> {
         let name = names::segment(first);
@@ -214,6 +230,9 @@ impl Verifying {
             };
             if bytes.len() < header.segment_bytes as usize {
                 self.damage(&name, bytes.len(), None, "segment file that ends early");
+            }
+            if let Some(offset) = SegmentHeader::damaged_copy(&bytes) {
+                self.harmless(&name, offset, DAMAGED_COPY);
             }
             let mut builder = IndexBuilder::default();
             let found = scan(&bytes, &header, &mut builder);

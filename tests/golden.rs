@@ -87,6 +87,9 @@ fn describe(dir: &Path) -> String {
             for damage in report.damages {
                 writeln!(text, "verify: damage: {}", without(dir, &damage.to_string())).unwrap();
             }
+            for damage in report.harmless_damages {
+                writeln!(text, "verify: harmless: {}", without(dir, &damage.to_string())).unwrap();
+            }
             for damage in report.derived_damages {
                 writeln!(text, "verify: derived: {}", without(dir, &damage.to_string())).unwrap();
             }
@@ -259,13 +262,25 @@ mod from_the_specification {
         pub(super) records: Vec<Record>,
     }
 
+    /// The first copy of the header that is whole.
+    pub(super) fn header(segment: &[u8]) -> &[u8] {
+        let mut copies = [&segment[..2048], &segment[2048..4096]].into_iter();
+        let header = copies
+            .find(|copy| &copy[..8] == b"ANNALSEG" && u32_at(copy, 8) == crc(&[&copy[12..]]))
+            .unwrap();
+        assert_eq!(u32_at(header, 12), 1);
+        header
+    }
+
     pub(super) fn group_seed(segment: &[u8]) -> u32 {
-        crc(&[&segment[16..32], &segment[48..56]])
+        let header = header(segment);
+        crc(&[&header[16..32], &header[48..56]])
     }
 
     /// `group` is the header of the record's group.
     pub(super) fn record_seed(segment: &[u8], group: &[u8]) -> u32 {
-        crc(&[&segment[16..32], &segment[48..56], &group[32..40]])
+        let header = header(segment);
+        crc(&[&header[16..32], &header[48..56], &group[32..40]])
     }
 
     /// The stored crc that makes the record at the beginning of `record` valid.
@@ -275,13 +290,11 @@ mod from_the_specification {
 
     /// The groups of a whole segment.
     pub(super) fn groups(segment: &[u8]) -> Vec<Group> {
-        assert_eq!(&segment[..8], b"ANNALSEG");
-        assert_eq!(u32_at(segment, 8), crc(&[&segment[12..4096]]));
-        assert_eq!(u32_at(segment, 12), 1);
-        let align = u32_at(segment, 68) as usize;
+        let header = header(segment);
+        let align = u32_at(header, 68) as usize;
         let mut groups = Vec::new();
         let mut end: usize = 4096;
-        let mut last_position = u64_at(segment, 32) - 1;
+        let mut last_position = u64_at(header, 32) - 1;
         loop {
             let mut offset = end.next_multiple_of(align);
             if offset / 512 != (offset + 39) / 512 {
@@ -391,7 +404,7 @@ fn a_reader_written_from_the_specification_reads_the_same() {
         }
         let mut found = Vec::new();
         for (path, segment) in from_the_specification::segments(&files) {
-            let first = from_the_specification::u64_at(segment, 32);
+            let first = from_the_specification::u64_at(from_the_specification::header(segment), 32);
             assert_eq!(path, format!("segments/{first:020}.log"));
             let (mut generation, mut end) = (0, 4096);
             for group in from_the_specification::groups(segment) {
@@ -496,6 +509,9 @@ mod example {
                 block.field(8, "created at");
                 block.field(4, "segment bytes: 16,384");
                 block.field(4, "group align: 8");
+                block.zeros_up_to(2048);
+                block.text += "-- the same again: the second copy\n";
+                block.field(72, "as 0000 .. 0048");
                 block.zeros_up_to(4096);
                 block.text += "-- a group: its header\n";
                 block.group();
@@ -817,6 +833,10 @@ mod recipes {
         changed(one(), FIRST, |segment| segment[50] ^= 0x10)
     }
 
+    fn flipped_headers() -> Files {
+        changed(flipped_header(), FIRST, |segment| segment[2048 + 60] ^= 0x10)
+    }
+
     fn lost_newest_segment() -> Files {
         let mut files = segments();
         let newest = spec::segments(&files).last().unwrap().0.to_owned();
@@ -863,7 +883,10 @@ mod recipes {
     }
 
     fn newer_segment() -> Files {
-        changed(one(), FIRST, |segment| newer(&mut segment[..4096]))
+        changed(one(), FIRST, |segment| {
+            newer(&mut segment[..2048]);
+            newer(&mut segment[2048..4096]);
+        })
     }
 
     fn wrong_index() -> Files {
@@ -898,6 +921,7 @@ mod recipes {
             ("damaged", damaged()),
             ("damaged-before-mark", damaged_before_mark()),
             ("flipped-header", flipped_header()),
+            ("flipped-headers", flipped_headers()),
             ("lost-newest-segment", lost_newest_segment()),
             ("unfinished-roll", unfinished_roll()),
             ("unknown-kind", unknown_kind()),

@@ -1,9 +1,9 @@
-//! The first page of a segment file.
+//! The header of a segment: two copies of it are the first page of the file, at 0 and at 2048.
 //!
 //! | offset | size | type   | field          | meaning                                            |
 //! |-------:|-----:|--------|----------------|----------------------------------------------------|
 //! |      0 |    8 | bytes  | magic          | `ANNALSEG`                                         |
-//! |      8 |    4 | u32 LE | crc            | CRC-32 of bytes 12 .. 4096                         |
+//! |      8 |    4 | u32 LE | crc            | CRC-32 of bytes 12 .. 2048                         |
 //! |     12 |    4 | u32 LE | version        | format version, 1                                  |
 //! |     16 |   16 | bytes  | log id         | as in `annals.meta`                                |
 //! |     32 |    8 | u64 LE | first position | of the first event in this segment; as in its name |
@@ -12,10 +12,13 @@
 //! |     56 |    8 | i64 LE | created at     | UTC microseconds                                   |
 //! |     64 |    4 | u32 LE | segment bytes  | length of the file                                 |
 //! |     68 |    4 | u32 LE | group align    | groups start on a multiple of this: 8 or 4096      |
-//! |     72 | 4024 | -      | zero           | reserved                                           |
+//! |     72 | 1976 | -      | zero           | reserved                                           |
 //!
 //! Valid iff (S1) the magic is right, (S2) the crc matches, (S3) the version is known, (S4) the log id is that of
 //! the log, (S5) the first position is that of the name, (S6) segment bytes and group align are within bounds, first position is 1 to 2^63 - 1 and above previous.
+//!
+//! Without the salt nothing in the segment can be checked, so one bad sector must not cost it: the first copy that is whole
+//! counts.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -24,8 +27,14 @@ use crate::types::Position;
 
 const MAGIC: &[u8; 8] = b"ANNALSEG";
 
-/// Length of the header: one page, so that the first group starts on a page of its own.
+/// Length of both copies together: one page, so that the first group starts on a page of its own.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
+
+/// Length of one copy.
+pub(crate) const COPY_BYTES: usize = SEGMENT_HEADER_BYTES / 2;
+
+/// What is said of [`SegmentHeader::damaged_copy`].
+pub(crate) const DAMAGED_COPY: &str = "one of the two copies of the segment's header";
 
 /// Bounds of the length of a segment file: offsets in it fit a `u32`.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
@@ -58,14 +67,36 @@ impl SegmentHeader {
         LittleEndian::write_i64(&mut bytes[56..], self.created_at_micros);
         LittleEndian::write_u32(&mut bytes[64..], self.segment_bytes);
         LittleEndian::write_u32(&mut bytes[68..], self.group_align);
-        finish_header(&mut bytes[..], MAGIC);
+        finish_header(&mut bytes[..COPY_BYTES], MAGIC);
+        bytes.copy_within(..COPY_BYTES, COPY_BYTES);
         bytes
     }
 
-    /// Decodes the first page of `bytes` (rules S1 to S3 and S6).
+    /// Decodes the first page of `bytes` (rules S1 to S3 and S6): the first copy that is whole.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let first = Self::decode_copy(bytes, 0);
+        match first {
+            Err(HeaderError::Invalid(_)) => match Self::decode_copy(bytes, COPY_BYTES) {
+                Err(HeaderError::Invalid(_)) => first,
+                second => second,
+            },
+            _ => first,
+        }
+    }
+
+    /// The offset of the copy that is not what it should be, if the other one is. It costs nothing as long as that stays so.
+    pub(crate) fn damaged_copy(bytes: &[u8]) -> Option<usize> {
+        let copies = [0, COPY_BYTES].map(|offset| Self::decode_copy(bytes, offset));
+        match copies {
+            [Err(HeaderError::Invalid(_)), Ok(_)] => Some(0),
+            [Ok(first), second] if second != Ok(first) => Some(COPY_BYTES),
+            _ => None,
+        }
+    }
+
+    fn decode_copy(bytes: &[u8], offset: usize) -> Result<Self, HeaderError> {
         let bytes = bytes
-            .get(..SEGMENT_HEADER_BYTES)
+            .get(offset..offset + COPY_BYTES)
             .ok_or(HeaderError::Invalid("segment header cut short"))?;
         check_header(bytes, MAGIC)?;
         let mut log_id = LogId::default();
@@ -146,16 +177,50 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_refused() {
+    fn every_flipped_bit_costs_one_copy_and_the_other_one_counts() {
         let good = header().encode();
+        assert_eq!(SegmentHeader::damaged_copy(&good[..]), None);
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&bad[..]).is_err(), "bit {bit}");
+            let offset = bit / 8;
+            bad[offset] ^= 1 << (bit % 8);
+            let copy = offset / COPY_BYTES * COPY_BYTES;
+            assert!(SegmentHeader::decode_copy(&bad[..], copy).is_err(), "bit {bit}");
+            assert_eq!(SegmentHeader::decode(&bad[..]), Ok(header()), "bit {bit}");
+            assert_eq!(SegmentHeader::damaged_copy(&bad[..]), Some(copy), "bit {bit}");
+            // The same bit of both.
+            bad[(offset + COPY_BYTES) % SEGMENT_HEADER_BYTES] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&bad[..]).is_err(), "bit {bit} of both");
+            assert_eq!(SegmentHeader::damaged_copy(&bad[..]), None, "bit {bit} of both");
         }
         assert!(SegmentHeader::decode(&[0; SEGMENT_HEADER_BYTES]).is_err());
         assert!(SegmentHeader::decode(&[0xff; SEGMENT_HEADER_BYTES]).is_err());
-        assert!(SegmentHeader::decode(&good[..4095]).is_err());
+        assert!(SegmentHeader::decode(&good[..COPY_BYTES - 1]).is_err());
+        assert_eq!(SegmentHeader::damaged_copy(&good[..COPY_BYTES]), Some(COPY_BYTES));
+    }
+
+    #[test]
+    fn copies_that_disagree_are_told() {
+        let other = SegmentHeader { salt: 1, ..header() };
+        let mut page = header().encode();
+        page[COPY_BYTES..].copy_from_slice(&other.encode()[COPY_BYTES..]);
+        assert_eq!(SegmentHeader::decode(&page[..]), Ok(header()));
+        assert_eq!(SegmentHeader::damaged_copy(&page[..]), Some(COPY_BYTES));
+    }
+
+    #[test]
+    fn a_newer_version_is_seen_in_either_copy() {
+        let newer = |copy: &mut [u8]| {
+            copy[12] = 2;
+            let crc = crc32(&[&copy[12..]]);
+            LittleEndian::write_u32(&mut copy[8..], crc);
+        };
+        let mut page = header().encode();
+        newer(&mut page[..COPY_BYTES]);
+        newer(&mut page[COPY_BYTES..]);
+        assert_eq!(SegmentHeader::decode(&page[..]), Err(HeaderError::Unsupported(2)));
+        page[100] ^= 1;
+        assert_eq!(SegmentHeader::decode(&page[..]), Err(HeaderError::Unsupported(2)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use crate::format::group::{self, GROUP_HEADER_BYTES, group_offset};
 use crate::format::index_file::INDEX_HEADER_BYTES;
 use crate::format::record::RECORD_HEADER_BYTES;
-use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment_header::{COPY_BYTES, Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::snapshot_file::SNAPSHOT_HEADER_BYTES;
 use crate::format::{ALIGNMENT, aligned, crc32};
 
@@ -14,6 +14,13 @@ pub(super) fn header(bytes: &mut [u8], len: usize) {
     if let Some(header) = bytes.get_mut(..len) {
         let crc = crc32(&[&header[12..]]);
         LittleEndian::write_u32(&mut header[8..], crc);
+    }
+}
+
+/// Puts the checksums of both copies of a segment's header right.
+pub(super) fn segment_header(bytes: &mut [u8]) {
+    for copy in bytes.chunks_mut(COPY_BYTES).take(2) {
+        header(copy, COPY_BYTES);
     }
 }
 

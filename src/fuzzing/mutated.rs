@@ -130,7 +130,7 @@ fn change(files: &mut Vec<(String, Vec<u8>)>, choices: &mut Choices<'_>) {
 
 /// Puts the checksums of a segment right.
 fn put_right(path: &str, bytes: &mut [u8]) {
-    forge::header(bytes, SEGMENT_HEADER_BYTES);
+    forge::segment_header(bytes);
     match SegmentHeader::decode(bytes) {
         Ok(header) => forge::groups(bytes, &header),
         Err(_) => assert!(is_segment(path)),

@@ -20,7 +20,7 @@ use super::scan::{Scan, Tail, Verdict, scan};
 use crate::environment::Environment;
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::meta::{META_BYTES, Meta};
-use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
 use crate::index::active::ActiveIndex;
 use crate::options::Options;
@@ -450,6 +450,9 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
             contents: None,
         });
     };
+    if let Some(offset) = SegmentHeader::damaged_copy(&page[..read]) {
+        tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
+    }
     let len = header.segment_bytes as usize;
     let mut image = Image::zeroed(len).at(&path, "taking memory for a segment")?;
     let bytes = image.unfrozen_mut(0, len);

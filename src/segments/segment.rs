@@ -18,7 +18,7 @@ use crate::format::group::GroupHeader;
 use crate::format::index_file::IndexEntry;
 use crate::format::names;
 use crate::format::record::{self, EventRef, Record, RecordError};
-use crate::format::segment_header::{SEGMENT_BYTES_MAX, SegmentHeader};
+use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SegmentHeader};
 use crate::index::active::ActiveIndex;
 use crate::index::sealed::{SealedIndex, part_of};
 use crate::index::{GenerationStart, Landmark, StreamPart, Totals, generation_at, last_landmark};
@@ -183,6 +183,9 @@ impl Segment {
         let len = usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
         let bytes = file.map(len).at(&path, "mapping a segment")?;
         let header = self.check_header(&bytes)?;
+        if let Some(offset) = SegmentHeader::damaged_copy(&bytes) {
+            tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
+        }
         let opened = Opened {
             header,
             content: Content::File(Arc::new(bytes)),

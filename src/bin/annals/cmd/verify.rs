@@ -37,8 +37,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let (damaged, derived) = (report.damages.len(), report.derived_damages.len());
+    let harmless = report.harmless_damages.len();
     Err(Failure::damaged(format_args!(
-        "{} is not whole: {damaged} places in the log, {derived} in derived files",
+        "{} is not whole: {damaged} places in the log, {harmless} that cost no event, {derived} in derived files",
         args.dir.display()
     )))
 }
@@ -69,6 +70,7 @@ fn as_json(report: &VerifyReport) -> String {
         "verdict": report.verdict.map(|verdict| verdict.to_string()),
         "damages": damages(&report.damages),
         "derived_damages": damages(&report.derived_damages),
+        "harmless_damages": damages(&report.harmless_damages),
     })
     .to_string()
 }
@@ -85,6 +87,12 @@ fn as_text(report: &VerifyReport) -> String {
         format!("tail: {verdict}"),
     ];
     lines.extend(report.damages.iter().map(|damage| format!("damaged: {damage}")));
+    lines.extend(
+        report
+            .harmless_damages
+            .iter()
+            .map(|damage| format!("damaged, no event lost: {damage}")),
+    );
     lines.extend(
         report
             .derived_damages
