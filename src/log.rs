@@ -159,10 +159,10 @@ impl Log {
 
     fn open_to_write(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
         let lock_path = root.path().join(names::LOCK);
-        let own_lock = SeededBug::LockNotTaken
-            .is_on()
-            .then(|| format!("{}.{}", names::LOCK, environment.random()));
-        let lock = match root.lock(own_lock.as_deref().unwrap_or(names::LOCK)) {
+        let lock = match root.lock(names::LOCK) {
+            Err(_) if SeededBug::LockNotTaken.is_on() => root
+                .lock(&format!("{}.{}", names::LOCK, environment.random()))
+                .at(&lock_path, "locking the log")?,
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
             other => other.at(&lock_path, "locking the log")?,
         };

@@ -1,6 +1,8 @@
 //! What several tests share.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part of this")]
 
+#[cfg(feature = "sim")]
+pub(crate) mod checks;
 pub(crate) mod gated;
 pub(crate) mod real;
 #[cfg(feature = "sim")]

@@ -1,0 +1,509 @@
+//! Checks of one promise each, on the simulated disk, for what a run of random operations seldom or never meets: bytes of an earlier
+//! generation, an index of another log, a second writer. Each is a function of a seed, so that `tests/promises.rs` runs it on the code as
+//! it is, and `tests/seeded_bugs.rs` on code with a defect.
+
+use std::io::ErrorKind;
+
+use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Verdict, Version};
+
+use super::gated::{Hold, gated};
+use super::{Checked, Found, Rng, batch_of, copy, ensure, open, snapshot_bytes, whole_log};
+
+/// A promise, and the check of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(u64) -> Checked,
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+macro_rules! checks {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) const CHECKS: &[Check] = &[$(Check { name: stringify!($name), run: $name }),+];
+    };
+}
+
+checks! {
+    an_earlier_generation_stays_gone,
+    a_mark_is_durable_when_close_returns,
+    what_is_cut_in_doubt_is_kept,
+    a_second_writer_is_refused,
+    expectations_count_what_is_in_flight,
+    a_read_error_is_no_end_and_no_damage,
+    a_snapshot_of_lost_events_is_not_used,
+    a_snapshot_replaced_by_half_is_not_lost,
+    an_index_is_not_believed_over_the_log,
+    a_missing_segment_is_missed,
+    no_byte_of_a_group_changes_unnoticed,
+}
+
+const SEGMENT: &str = "segments/00000000000000000001.log";
+
+fn options() -> Options {
+    Options::new().segment_bytes(16 << 10)
+}
+
+/// Options that differ from seed to seed in how bytes reach the disk.
+fn options_of(rng: &mut Rng) -> Options {
+    options().direct_io(rng.below(2) == 0)
+}
+
+fn opened(disk: &SimDisk, options: &Options, seed: u64) -> Checked<Log> {
+    open(disk, options, seed).or_else(|error| fail(format!("open succeeds: {error:?}")))
+}
+
+/// Appends one event of batch `n` to `stream`, as a group of its own.
+fn append(log: &Log, n: u64, stream: &'static str, len: usize) -> Checked {
+    let answer = log.append_batch(&batch_of(n, &[(stream, vec![len])], None).0);
+    answer.map_err(|error| format!("append succeeds: {error:?}"))?;
+    Ok(())
+}
+
+/// A check that failed.
+fn fail<T>(message: String) -> Checked<T> {
+    Err(message)?
+}
+
+fn batches(events: &[Found]) -> Vec<Option<u64>> {
+    events.iter().map(Found::batch).collect()
+}
+
+/// The last place in the first segment where `bytes` stand.
+fn find(disk: &SimDisk, bytes: &[u8]) -> Checked<usize> {
+    let segment = disk.read_file(SEGMENT).unwrap_or_default();
+    let found = segment.windows(bytes.len()).rposition(|window| window == bytes);
+    found.map_or_else(|| fail("the test finds what it wrote".to_owned()), Ok)
+}
+
+fn len_of(rng: &mut Rng) -> usize {
+    16 + usize::try_from(rng.below(600)).unwrap_or(0)
+}
+
+/// A killed process left the first `count` of three groups of these lengths; the same bytes each time.
+fn left_by(count: usize, lens: [usize; 3], options: &Options) -> Checked<SimDisk> {
+    let disk = SimDisk::new(1);
+    let log = opened(&disk, options, 1)?;
+    for (n, len) in (1..).zip(lens).take(count) {
+        append(&log, n, "s", len)?;
+    }
+    Ok(copy(&disk))
+}
+
+/// Law 6. Of three groups the last two are lost, and another process writes one of the length of the second. Then the third comes back, as
+/// a disk may give that lost the zeros written over it: it stands where the log would go on, and has the position that is next.
+fn an_earlier_generation_stays_gone(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let lens = [len_of(&mut rng), len_of(&mut rng), len_of(&mut rng)];
+    let bytes =
+        |count| -> Checked<Vec<u8>> { Ok(left_by(count, lens, &options)?.read_file(SEGMENT).unwrap_or_default()) };
+    let (second, third) = (bytes(2)?, bytes(3)?);
+    let disk = left_by(1, lens, &options)?;
+    let log = opened(&disk, &options, 2)?;
+    append(&log, 4, "s", lens[1])?;
+    let disk = copy(&disk);
+    drop(log);
+    let mut spliced = disk.read_file(SEGMENT).unwrap_or_default();
+    let start = (0..spliced.len()).find(|&at| second[at] != third[at]).unwrap_or(0);
+    spliced[start..].copy_from_slice(&third[start..]);
+    disk.write_file(SEGMENT, &spliced)
+        .map_err(|error| format!("the disk takes files: {error}"))?;
+    let log = opened(&disk, &options, 3)?;
+    let there = batches(&whole_log(&log)?);
+    ensure!(
+        there == [Some(1), Some(4)],
+        "what was rolled back stays gone: {there:?}"
+    );
+    Ok(())
+}
+
+/// After a close, nothing is in doubt: the mark says of the last group that it was durable, and what it says is durable.
+fn a_mark_is_durable_when_close_returns(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let durability = if rng.below(2) == 0 {
+        Durability::Sync
+    } else {
+        Durability::Os
+    };
+    let options = options_of(&mut rng).durability(durability);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    for n in 1..=1 + rng.below(3) {
+        append(&log, n, "s", len_of(&mut rng))?;
+    }
+    let last = log.last_position().get();
+    log.close().map_err(|error| format!("close succeeds: {error:?}"))?;
+    let disk = disk.crash_with(CrashMode::DropAll);
+    let at = find(&disk, format!("batch {last}.1 ").as_bytes())?;
+    disk.flip_bit(SEGMENT, at as u64, 1)
+        .map_err(|error| format!("a bit is flipped: {error}"))?;
+    match open(&disk, &options, 2) {
+        Err(Error::Damaged { .. }) => Ok(()),
+        other => fail(format!(
+            "after a close, damage is damage: {:?}",
+            other.map(|log| log.recovery().clone())
+        )),
+    }
+}
+
+/// What recovery cuts off because it cannot tell is the only evidence there is. Wherever the power goes, it is in the log or in quarantine.
+fn what_is_cut_in_doubt_is_kept(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    append(&log, 1, "s", len_of(&mut rng))?;
+    append(&log, 2, "s", len_of(&mut rng))?;
+    let found = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    let at = find(&found, b"batch 2.1 ")?;
+    found
+        .flip_bit(SEGMENT, at as u64, 1)
+        .map_err(|error| format!("a bit is flipped: {error}"))?;
+    let evidence = b"atch 2.1 ";
+    let is_kept = |disk: &SimDisk| {
+        let files = disk.files().into_iter();
+        files
+            .filter(|name| name == SEGMENT || name.starts_with("quarantine/"))
+            .filter_map(|name| disk.read_file(&name))
+            .any(|bytes| bytes.windows(evidence.len()).any(|window| window == evidence))
+    };
+    let disk = copy(&found);
+    let log = opened(&disk, &options, 2)?;
+    ensure!(
+        log.recovery().verdict == Verdict::AmbiguousLastGroup,
+        "the last group is in doubt: {:?}",
+        log.recovery()
+    );
+    let ops = disk.ops();
+    for op in 0..=ops {
+        let disk = copy(&found);
+        disk.fail_at(op, Fault::PowerCut);
+        drop(open(&disk, &options, 2));
+        for mode in CrashMode::ALL {
+            ensure!(
+                is_kept(&disk.crash_with(mode)),
+                "what is in doubt is kept: cut at {op} of {ops}, {mode:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn a_second_writer_is_refused(seed: u64) -> Checked {
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options(), seed)?;
+    append(&log, 1, "s", 20)?;
+    let second = open(&disk, &options(), seed + 1);
+    ensure!(
+        matches!(second, Err(Error::Locked { .. })),
+        "a second writer is refused: {second:?}"
+    );
+    append(&log, 2, "s", 20)?;
+    drop(log);
+    let log = opened(&disk, &options(), seed + 2)?;
+    ensure!(whole_log(&log)?.len() == 2, "the lock ends with the log");
+    Ok(())
+}
+
+/// While a group is at the disk, the next batch is expected to find the stream where that group will leave it.
+fn expectations_count_what_is_in_flight(seed: u64) -> Checked {
+    let (root, gate) = gated(&SimDisk::new(seed));
+    let environment = Environment::deterministic(seed).with_threads(true);
+    let log = Log::open_in(root, options().direct_io(false), environment)
+        .map_err(|error| format!("open succeeds: {error:?}"))?;
+    let batch = |expected: ExpectedVersion| {
+        let mut batch = Batch::new();
+        batch
+            .add("s", expected, &[NewEvent::new("t", "data")])
+            .map(|_| ())
+            .map(|()| batch)
+            .map_err(|error| format!("a batch is filled: {error:?}"))
+    };
+    gate.hold(Hold::Syncs);
+    let answers = (|| {
+        let first = log.append_async(&batch(ExpectedVersion::NoStream)?);
+        gate.wait_until_held();
+        let again = log.append_async(&batch(ExpectedVersion::NoStream)?);
+        let next = log.append_async(&batch(Version::new(1).into())?);
+        Ok::<_, String>((first, again, next))
+    })();
+    gate.release();
+    let (first, again, next) = answers?;
+    ensure!(
+        matches!(again, Err(Error::WrongExpectedVersion { actual, .. }) if actual == Version::new(1)),
+        "a version that is taken is taken: {again:?}"
+    );
+    for (version, ticket) in (1..).zip([first, next]) {
+        let appended = ticket.and_then(annals::Ticket::wait);
+        ensure!(
+            appended
+                .as_ref()
+                .is_ok_and(|places| places[0].last_version == Version::new(version)),
+            "what is as expected is appended: {appended:?}"
+        );
+    }
+    Ok(())
+}
+
+/// The first few reads of one kind of file fail: whoever needed them says so, nothing is changed, and later everything is there.
+fn a_read_error_is_no_end_and_no_damage(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    let mut n = 0;
+    while disk.files().iter().filter(|name| name.ends_with(".log")).count() < 3 {
+        n += 1;
+        append(&log, n, "s", 900)?;
+    }
+    let events = whole_log(&log)?;
+    let last = &events[events.len() - 1];
+    log.save_snapshot("s", Version::new(last.version), 1, &snapshot_bytes(last))
+        .map_err(|error| format!("a snapshot is saved: {error:?}"))?;
+    let whole = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    for part in ["annals.meta", ".log", ".snap"] {
+        for count in 1..4 {
+            let disk = copy(&whole);
+            disk.fail_reads(part, ErrorKind::Other, count);
+            let log = open(&disk, &options, 2);
+            let needed = part != ".snap";
+            ensure!(
+                matches!(&log, Err(Error::Io { .. }) if needed) || log.is_ok() && !needed,
+                "a read error is an error of the disk: {part}: {:?}",
+                log.err()
+            );
+            if let Ok(log) = &log {
+                let skipped = log.load_snapshot("s");
+                ensure!(
+                    matches!(skipped, Ok(None)),
+                    "a snapshot that cannot be read is none: {skipped:?}"
+                );
+            }
+            drop(log);
+            disk.clear_faults();
+            let log = opened(&disk, &options, 3)?;
+            ensure!(whole_log(&log)? == events, "a read error changes nothing: {part}");
+            let snapshot = log
+                .load_snapshot("s")
+                .map_err(|error| format!("snapshots load: {error:?}"))?;
+            ensure!(
+                snapshot.is_some_and(|snapshot| snapshot.bytes == snapshot_bytes(last)),
+                "a snapshot that could not be read once is still there: {part}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Events that only the operating system had are lost, their snapshot is not, and others take their versions.
+fn a_snapshot_of_lost_events_is_not_used(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng).durability(Durability::Os);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    let count = 1 + rng.below(4);
+    for n in 1..=count {
+        append(&log, n, "s", 30)?;
+    }
+    log.save_snapshot("s", Version::new(count), 1, b"of events that are lost")
+        .map_err(|error| format!("a snapshot is saved: {error:?}"))?;
+    let disk = disk.crash_with(CrashMode::DropAll);
+    drop(log);
+    let log = opened(&disk, &options, 2)?;
+    ensure!(whole_log(&log)?.is_empty(), "the test loses events");
+    for n in 11..=10 + count + rng.below(3) {
+        append(&log, n, "s", 30)?;
+    }
+    let snapshot = log
+        .load_snapshot("s")
+        .map_err(|error| format!("snapshots load: {error:?}"))?;
+    ensure!(snapshot.is_none(), "a snapshot is of this history: {snapshot:?}");
+    Ok(())
+}
+
+/// A snapshot takes the place of one at the same version. Wherever the power goes, one of the two is there.
+fn a_snapshot_replaced_by_half_is_not_lost(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let states = [len_of(&mut rng), len_of(&mut rng)].map(|len| vec![u8::try_from(len % 255).unwrap_or(0) + 1; len]);
+    let save = |log: &Log, i: usize| log.save_snapshot("s", Version::new(1), 1, &states[i]);
+    let begin = || -> Checked<(SimDisk, Log)> {
+        let disk = SimDisk::new(seed);
+        let log = opened(&disk, &options, 1)?;
+        append(&log, 1, "s", 30)?;
+        save(&log, 0).map_err(|error| format!("a snapshot is saved: {error:?}"))?;
+        Ok((disk, log))
+    };
+    let (disk, log) = begin()?;
+    let first = disk.ops();
+    save(&log, 1).map_err(|error| format!("a snapshot is saved: {error:?}"))?;
+    let ops = disk.ops();
+    drop(log);
+    for op in first..=ops {
+        let (disk, log) = begin()?;
+        disk.fail_at(op, Fault::PowerCut);
+        let saved = save(&log, 1).is_ok();
+        for mode in CrashMode::ALL {
+            let found = disk.crash_with(mode);
+            let log = opened(&found, &options, 2)?;
+            let snapshot = log
+                .load_snapshot("s")
+                .map_err(|error| format!("snapshots load: {error:?}"))?;
+            let is_right = snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.bytes == states[1] || !saved && snapshot.bytes == states[0]);
+            ensure!(
+                is_right,
+                "a saved snapshot is there: cut at {op} of {first} to {ops}, {mode:?}: {snapshot:?}"
+            );
+        }
+        drop(log);
+    }
+    Ok(())
+}
+
+/// Indexes of another log that is the same but for the order of the two streams in some batches: whole, and by all that their headers say
+/// of these segments. An index is believed about what it does not list, and about the middle of a stream until that is read: so the first
+/// batch of each segment is the same in both logs, and the last one is not.
+fn an_index_is_not_believed_over_the_log(seed: u64) -> Checked {
+    let build = |is_swapped: &dyn Fn(u64) -> bool| -> Checked<SimDisk> {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(1);
+        let log = opened(&disk, &options(), 1)?;
+        let mut n = 0;
+        while disk.files().iter().filter(|name| name.ends_with(".idx")).count() < 2 {
+            n += 1;
+            let len = len_of(&mut rng);
+            let mut parts = [("alpha", vec![len]), ("gamma", vec![len])];
+            if is_swapped(n) {
+                parts.reverse();
+            }
+            let answer = log.append_batch(&batch_of(n, &parts, None).0);
+            answer.map_err(|error| format!("append succeeds: {error:?}"))?;
+        }
+        log.close().map_err(|error| format!("close succeeds: {error:?}"))?;
+        Ok(copy(&disk))
+    };
+    let disk = build(&|_| false)?;
+    let events = whole_log(&opened(&copy(&disk), &options(), 2)?)?;
+    let starts = |n: u64| {
+        let name = format!("segments/{:020}.log", 2 * n - 1);
+        disk.files().contains(&name)
+    };
+    let other = build(&|n| !starts(n) && (starts(n + 1) || (seed ^ n).is_multiple_of(3)))?;
+    for path in disk.files().into_iter().filter(|name| name.ends_with(".idx")) {
+        let index = other.read_file(&path).ok_or_else(|| "the logs are alike".to_owned())?;
+        ensure!(disk.read_file(&path).as_ref() != Some(&index), "the indexes differ");
+        disk.write_file(&path, &index)
+            .map_err(|error| format!("the disk takes files: {error}"))?;
+    }
+    let log = opened(&copy(&disk), &options(), 3)?;
+    ensure!(whole_log(&log)? == events, "the log is believed, not the index");
+    Ok(())
+}
+
+/// A sealed segment is gone with all events of a stream: that is not answered as if there had been none.
+fn a_missing_segment_is_missed(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    let segments = || -> Vec<String> {
+        let files = disk.files().into_iter();
+        files.filter(|name| name.ends_with(".log")).collect()
+    };
+    let mut n = 0;
+    let mut fill = |stream, until| {
+        while segments().len() < until {
+            n += 1;
+            append(&log, n, stream, 1500)?;
+        }
+        Checked::Ok(())
+    };
+    fill("before", 2)?;
+    fill("lost", 3)?;
+    // The last of "lost" opened the third segment.
+    let lost = if rng.below(2) == 0 { "before" } else { "lost" };
+    fill("after", 5)?;
+    let found = copy(&disk);
+    drop(log);
+    let missing = usize::from(lost == "lost");
+    found
+        .remove_file(&segments()[missing + 1])
+        .map_err(|error| format!("a file is removed: {error}"))?;
+    let log = opened(&found, &options, 2)?;
+    let all = log
+        .read_all(Read::forward())
+        .and_then(|events| events.map(|event| event.map(drop)).collect::<annals::Result<Vec<()>>>());
+    ensure!(
+        matches!(all, Err(Error::Damaged { .. })),
+        "a read over a hole says so: {all:?}"
+    );
+    let version = log.stream_version("nowhere");
+    ensure!(
+        matches!(version, Err(Error::Damaged { .. })),
+        "of streams that may have been in it nobody knows the version: {version:?}"
+    );
+    let mut batch = Batch::new();
+    batch
+        .add("nowhere", ExpectedVersion::NoStream, &[NewEvent::new("t", "data")])
+        .map_err(|error| format!("a batch is filled: {error:?}"))?;
+    let appended = log.append_batch(&batch);
+    ensure!(
+        matches!(appended, Err(Error::Damaged { .. })),
+        "and nobody appends to them: {appended:?}"
+    );
+    Ok(())
+}
+
+/// One bit in each byte of a group that a later one calls durable: each is noticed, by the open or by a read.
+fn no_byte_of_a_group_changes_unnoticed(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options();
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    for n in 1..=4 {
+        append(&log, n, "s", 16 + usize::try_from(rng.below(40)).unwrap_or(0))?;
+    }
+    let events = whole_log(&log)?;
+    let whole = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    let bytes = whole.read_file(SEGMENT).unwrap_or_default();
+    let headers: Vec<usize> = (4096..bytes.len() - 4)
+        .step_by(8)
+        .filter(|at| &bytes[at + 4..at + 7] == b"GRP")
+        .collect();
+    ensure!(headers.len() == 4, "the test finds the groups: {headers:?}");
+    let group = 1 + usize::try_from(rng.below(2)).unwrap_or(0);
+    for at in headers[group]..headers[group + 1] {
+        let disk = copy(&whole);
+        let bit = u8::try_from(rng.below(8)).unwrap_or(0);
+        disk.flip_bit(SEGMENT, at as u64, bit)
+            .map_err(|error| format!("a bit is flipped: {error}"))?;
+        // Between the groups nothing says anything.
+        if bytes[at] == 0 && bytes[at..headers[group + 1]].iter().all(|&byte| byte == 0) {
+            continue;
+        }
+        match open(&disk, &options, 2) {
+            Err(Error::Damaged { .. }) => {}
+            Err(error) => return fail(format!("damage is called damage: {error:?}")),
+            Ok(log) => {
+                let there = whole_log(&log)?;
+                let changed = there.iter().zip(&events).filter(|(a, b)| a != b).count();
+                return fail(format!(
+                    "every changed byte is noticed: bit {bit} of byte {at}, {} of 4 events read, {changed} changed",
+                    there.len()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
