@@ -450,9 +450,6 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
             contents: None,
         });
     };
-    if let Some(offset) = SegmentHeader::damaged_copy(&page[..read]) {
-        tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
-    }
     let len = header.segment_bytes as usize;
     let mut image = Image::zeroed(len).at(&path, "taking memory for a segment")?;
     let bytes = image.unfrozen_mut(0, len);
@@ -461,6 +458,9 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
         // A segment gets its name when it has its full length, and never loses any of it.
         let what = format!("segment file of {len} bytes that ends early");
         return Err(damaged(path, read as u64, None, &what));
+    }
+    if let Some(offset) = SegmentHeader::damaged_copy(bytes) {
+        tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
     }
     let mut builder = IndexBuilder::default();
     let scan = scan(bytes, &header, &mut builder);
