@@ -110,7 +110,7 @@ impl GroupHeader {
 /// The checksum of a header, without the seed.
 fn crc_of(bytes: &[u8]) -> u32 {
     if SeededBug::GroupCrcWithoutDurablePosition.is_on() {
-        return crc32(&[&bytes[4..24], &bytes[32..]]);
+        return crc32(&[&bytes[4..24], &bytes[28..]]);
     }
     crc32(&[&bytes[4..]])
 }
