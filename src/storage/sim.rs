@@ -107,7 +107,10 @@ impl CrashMode {
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    watcher: Arc<Mutex<Option<Watcher>>>,
 }
+
+type Watcher = Arc<dyn Fn(&SimDisk) + Send + Sync>;
 
 impl SimDisk {
     /// An empty disk whose every choice follows from `seed`.
@@ -119,6 +122,7 @@ impl SimDisk {
     fn of(state: State) -> Self {
         Self {
             state: Arc::new(Mutex::new(state)),
+            watcher: Arc::default(),
         }
     }
 
@@ -211,6 +215,69 @@ impl SimDisk {
         Self::of(self.state.lock().kill())
     }
 
+    /// Another disk in the same state; this one goes on as it was. No lock is held there, no handle is open, and faults planned
+    /// for later are planned for both. Its choices are its own, and the same each time.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self::of(self.state.lock().fork())
+    }
+
+    /// Calls `watcher` at each operation that changes the disk (see [`SimDisk::ops`]), before it happens, with a fork on which the
+    /// power goes in the midst of it, as by [`Fault::PowerCut`]. So one run of a workload gives the crash states of all its moments:
+    /// [`SimDisk::crash_with`] of the fork, as often as wanted, and [`SimDisk::kill`].
+    ///
+    /// `watcher` may use this disk meanwhile, and may call whoever waits for the operation: what it does comes first. So many callers
+    /// take turns in one thread, the same way each time. Operations of its own are watched as well.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// use annals::sim::{CrashMode, OpenMode, SimDisk};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let disk = SimDisk::new(7);
+    /// let states = Arc::new(AtomicU32::new(0));
+    /// let count = Arc::clone(&states);
+    /// disk.watch(move |cut| {
+    ///     for mode in CrashMode::ALL {
+    ///         let found = cut.crash_with(mode);
+    ///         assert!(found.read_file("a").is_none_or(|bytes| bytes.len() <= 4));
+    ///         count.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// });
+    /// let file = disk.root().open("a", OpenMode::CreateNew)?;
+    /// file.write_at(b"kept", 0)?;
+    /// file.sync_data()?;
+    /// assert_eq!(states.load(Ordering::Relaxed) as usize, 3 * CrashMode::ALL.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self, watcher: impl Fn(&SimDisk) + Send + Sync + 'static) {
+        *self.watcher.lock() = Some(Arc::new(watcher));
+    }
+
+    /// Ends [`SimDisk::watch`].
+    pub fn unwatch(&self) {
+        *self.watcher.lock() = None;
+    }
+
+    /// Does what may be an operation that changes the disk.
+    fn operate<T>(&self, operation: impl Fn(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let watcher = self.watcher.lock().clone();
+        if let Some(watcher) = watcher.filter(|_| self.has_power()) {
+            let cut = self.fork();
+            cut.fail_at(cut.ops(), Fault::PowerCut);
+            // A call that is refused is no operation, and meets no fault.
+            drop(operation(&mut cut.state.lock()));
+            if !cut.has_power() {
+                watcher(&cut);
+            }
+        }
+        operation(&mut self.state.lock())
+    }
+
     /// Turns over one bit (`bit` modulo 8) of a file, in the cache and on the disk.
     ///
     /// # Errors
@@ -267,33 +334,29 @@ struct SimDir {
     path: PathBuf,
 }
 
-impl SimDir {
-    fn handle(&self, state: &mut State, name: &str, id: FileId, mode: OpenMode) -> Arc<dyn File> {
-        state.retain(id);
-        Arc::new(SimFile {
+impl Dir for SimDir {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let id = self.disk.operate(|state| {
+            let id = match mode {
+                OpenMode::CreateNew => state.create(self.id, name)?,
+                _ => state.file(self.id, name)?,
+            };
+            if mode == OpenMode::DirectSync && !state.direct_supported {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            state.retain(id);
+            Ok(id)
+        })?;
+        Ok(Arc::new(SimFile {
             disk: self.disk.clone(),
             id,
             mode,
             path: self.path.join(name),
-        })
-    }
-}
-
-impl Dir for SimDir {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let mut state = self.disk.state.lock();
-        let id = match mode {
-            OpenMode::CreateNew => state.create(self.id, name)?,
-            _ => state.file(self.id, name)?,
-        };
-        if mode == OpenMode::DirectSync && !state.direct_supported {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        Ok(self.handle(&mut state, name, id, mode))
+        }))
     }
 
     fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>> {
-        let id = self.disk.state.lock().subfolder(self.id, name, create)?;
+        let id = self.disk.operate(|state| state.subfolder(self.id, name, create))?;
         Ok(Arc::new(Self {
             disk: self.disk.clone(),
             id,
@@ -302,11 +365,11 @@ impl Dir for SimDir {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.state.lock().rename(self.id, from, to)
+        self.disk.operate(|state| state.rename(self.id, from, to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.state.lock().remove(self.id, name)
+        self.disk.operate(|state| state.remove(self.id, name))
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {
@@ -314,12 +377,12 @@ impl Dir for SimDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.state.lock().sync_folder(self.id)
+        self.disk.operate(|state| state.sync_folder(self.id))
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
         let path = self.path.join(name);
-        self.disk.state.lock().lock(self.id, name, &path)?;
+        self.disk.operate(|state| state.lock(self.id, name, &path))?;
         Ok(Box::new(SimLock {
             disk: self.disk.clone(),
             path,
@@ -366,7 +429,7 @@ impl File for SimFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.check_writable()?;
         let direct = self.mode == OpenMode::DirectSync;
-        self.disk.state.lock().write(self.id, direct, buf, offset)
+        self.disk.operate(|state| state.write(self.id, direct, buf, offset))
     }
 
     /// One operation, as the one call it is on a real disk: what is behind may reach it before what is in front.
@@ -375,7 +438,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.state.lock().sync_file(self.id)
+        self.disk.operate(|state| state.sync_file(self.id))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -384,12 +447,12 @@ impl File for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        self.disk.state.lock().set_len(self.id, len)
+        self.disk.operate(|state| state.set_len(self.id, len))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        self.disk.state.lock().allocate(self.id, len)
+        self.disk.operate(|state| state.allocate(self.id, len))
     }
 
     fn map(&self, len: usize) -> io::Result<Bytes> {

@@ -488,6 +488,14 @@ impl State {
         self.files.values().filter(|i| i.named).map(|i| i.body.blocks()).sum()
     }
 
+    /// The same state once more, with choices of its own.
+    pub(super) fn fork(&self) -> Self {
+        let mut fork = self.clone();
+        fork.rng = Rng::new(fork.rng.next() ^ self.clock);
+        fork.locks.clear();
+        fork
+    }
+
     // The end of it.
 
     pub(super) fn crash(&mut self, mode: CrashMode) -> Self {

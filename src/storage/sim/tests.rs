@@ -982,3 +982,77 @@ fn random_calls_leave_no_block_behind() {
         assert_eq!(blocks, BLOCKS, "seed {seed}");
     }
 }
+
+/// One run that is watched gives what many runs give, each cut at another operation.
+#[test]
+fn watching_gives_the_states_of_all_cuts_at_once() {
+    let work = |disk: &SimDisk| -> io::Result<()> {
+        let root = disk.root();
+        let file = root.open("f.tmp", OpenMode::CreateNew)?;
+        file.write_at(&row(1, 1024), 0)?;
+        file.sync_data()?;
+        root.rename("f.tmp", "f")?;
+        root.sync()?;
+        file.write_at(&row(2, 1024), 512)?;
+        root.remove("f")
+    };
+    let seen = |cut: &SimDisk| {
+        let found = cut.crash();
+        (cut.ops(), found.files(), found.read_file("f"))
+    };
+    let (mut watched, mut cut) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..300 {
+        let disk = SimDisk::new(seed);
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&noted);
+        disk.watch(move |cut| notes.lock().push(seen(cut)));
+        work(&disk).unwrap();
+        let ops = disk.ops();
+        assert_eq!(noted.lock().len() as u64, ops);
+        watched.extend(std::mem::take(&mut *noted.lock()));
+        disk.unwatch();
+        assert!(matches!(work(&disk), Ok(())), "the disk has power all the time");
+        assert!(noted.lock().is_empty());
+        for op in 0..ops {
+            let disk = SimDisk::new(seed);
+            disk.fail_at(op, Fault::PowerCut);
+            work(&disk).unwrap_err();
+            cut.insert(seen(&disk));
+        }
+    }
+    assert!(watched.len() > 20);
+    assert_eq!(watched, cut);
+}
+
+#[test]
+fn a_fork_goes_its_own_way() {
+    let (disk, file) = disk_with(3, b"kept");
+    let _lock = disk.root().lock("LOCK").unwrap();
+    write(&file, b"more", 0);
+    let fork = disk.fork();
+    let copy = fork.root().open("f", OpenMode::ReadWrite).unwrap();
+    drop(fork.root().lock("LOCK").unwrap());
+    write(&copy, b"copy", 0);
+    assert_eq!(disk.read_file("f").unwrap(), b"more");
+    assert_eq!(fork.read_file("f").unwrap(), b"copy");
+    assert_eq!(found(&fork, CrashMode::DropAll), b"kept");
+    assert!(disk.has_power());
+    assert_eq!(found(&disk, CrashMode::DropAll), b"kept");
+}
+
+/// Whoever watches may use the disk: what it does comes before what it was told of.
+#[test]
+fn a_watcher_takes_its_turn_first() {
+    let (disk, file) = disk_with(4, b"");
+    let (turns, other) = (Arc::new(Mutex::new(0)), Arc::clone(&file));
+    disk.watch(move |_| {
+        let mut turns = match turns.try_lock() {
+            Some(turns) if *turns < 3 => turns,
+            _ => return,
+        };
+        *turns += 1;
+        write(&other, &row(*turns, 2), 0);
+    });
+    write(&file, b"x", 1);
+    assert_eq!(disk.read_file("f").unwrap(), [1, b'x']);
+}
