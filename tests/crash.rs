@@ -219,6 +219,12 @@ impl From<String> for Stop {
     }
 }
 
+impl From<common::Broken> for Stop {
+    fn from(broken: common::Broken) -> Self {
+        Self::Failed(broken.to_string())
+    }
+}
+
 impl World {
     fn new(shape: Shape, seed: u64) -> Self {
         Self {
@@ -239,7 +245,7 @@ impl World {
         let script = self.shape.script(self.seed);
         match self.steps(&script) {
             Ok(()) | Err(Stop::NoPower) => Ok(()),
-            Err(Stop::Failed(message)) => Err(message),
+            Err(Stop::Failed(message)) => Err(message.into()),
         }
     }
 
@@ -505,7 +511,7 @@ impl Examiner {
     fn open_with(&mut self, disk: &SimDisk, options: &Options) -> Checked<Log> {
         self.seed += 1;
         self.states += 1;
-        open(disk, options, 1 << 40 | self.seed).map_err(|error| format!("open is never refused: {error:?}"))
+        open(disk, options, 1 << 40 | self.seed).map_err(|error| format!("open is never refused: {error:?}").into())
     }
 
     /// All invariants on a state that a power cut (or, with `os_kept`, a kill) left.

@@ -156,7 +156,7 @@ impl Whole {
                 ensure!(before == all_files(&disk), "an open that is refused changes nothing");
                 return Ok(Outcome::Refused { first_lost: None });
             }
-            Err(error) => return Err(format!("damage is called damage: {error:?}")),
+            Err(error) => return Err(format!("damage is called damage: {error:?}").into()),
         };
         let outcome = self.look(&log)?;
         if let Outcome::Cut { quarantined: true, .. } = outcome {
@@ -188,7 +188,7 @@ impl Whole {
                     reported = true;
                     return Ok(());
                 }
-                Err(error) => return Err(format!("damage is called damage: {what}: {error:?}")),
+                Err(error) => return Err(format!("damage is called damage: {what}: {error:?}").into()),
             };
             for event in events {
                 match event {
@@ -203,7 +203,7 @@ impl Whole {
                         reported = true;
                         return Ok(());
                     }
-                    Err(error) => return Err(format!("damage is called damage: {what}: {error:?}")),
+                    Err(error) => return Err(format!("damage is called damage: {what}: {error:?}").into()),
                 }
             }
             ensure!(expected.next().is_none(), "no silent loss: {what}");
@@ -228,11 +228,11 @@ impl Whole {
                     let of = there
                         .iter()
                         .find(|event| event.spec.stream == stream && event.version == snapshot.version.get());
-                    let of = of.ok_or("no snapshot is ahead of the log")?;
+                    let of = of.ok_or_else(|| "no snapshot is ahead of the log".to_owned())?;
                     ensure!(snapshot.bytes == snapshot_bytes(of), "a wrong snapshot is never used");
                 }
                 Err(Error::Damaged { .. }) => reported = true,
-                Err(error) => return Err(format!("damage is called damage: {error:?}")),
+                Err(error) => return Err(format!("damage is called damage: {error:?}").into()),
             }
         }
         let report = log.recovery();
@@ -586,7 +586,7 @@ fn a_read_error_is_not_an_end_of_the_log() {
                     assert_ne!(path, whole.active());
                     let failed = read(&log, None, Read::forward());
                     assert!(
-                        failed.as_ref().is_err_and(|message| message.contains("Io")),
+                        failed.as_ref().is_err_and(|broken| broken.message.contains("Io")),
                         "{failed:?}"
                     );
                     disk.clear_faults();

@@ -247,7 +247,7 @@ impl Pair {
 
     /// Everything that is in the log is what is in the model.
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let found = whole_log(&self.log).map_err(TestCaseError::fail)?;
+        let found = whole_log(&self.log).map_err(|broken| TestCaseError::fail(broken.to_string()))?;
         prop_assert_eq!(found.len(), self.model.events.len());
         for (event, (version, spec)) in found.iter().zip(&self.model.events) {
             prop_assert_eq!((event.version, &event.spec), (*version, spec));

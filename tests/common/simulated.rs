@@ -11,18 +11,106 @@ use annals::sim::{Environment, SimDisk};
 use annals::{Appended, Batch, Durability, EventRef, Log, NewEvent, Options, Read, Tags, Timestamp, Version};
 use uuid::Uuid;
 
-/// What a check says: nothing, or which invariant does not hold and how.
-pub(crate) type Checked<T = ()> = Result<T, String>;
+/// The names of what holds after every open, whatever happened before.
+pub(crate) mod invariant {
+    pub(crate) const ACKNOWLEDGED_IS_THERE: &str = "acknowledged_is_there";
+    pub(crate) const NOTHING_INVENTED: &str = "nothing_invented";
+    pub(crate) const NO_HOLES: &str = "no_holes";
+    pub(crate) const BATCH_ATOMIC: &str = "batch_atomic";
+    pub(crate) const ORDER_KEPT: &str = "order_kept";
+    pub(crate) const ROLLED_BACK_STAYS_GONE: &str = "rolled_back_stays_gone";
+    pub(crate) const REOPEN_IS_STABLE: &str = "reopen_is_stable";
+    pub(crate) const INDEX_AGREES_WITH_SCAN: &str = "index_agrees_with_scan";
+    pub(crate) const SNAPSHOT_NEVER_WRONG: &str = "snapshot_never_wrong";
+    pub(crate) const LEGAL_CRASH_NEVER_REFUSED: &str = "legal_crash_never_refused";
+    pub(crate) const APPEND_GOES_ON: &str = "append_goes_on";
+    pub(crate) const TIMESTAMPS_NEVER_DECREASE: &str = "timestamps_never_decrease";
+    /// On a log with `Durability::Os`, what a power cut takes is a suffix.
+    pub(crate) const OS_PREFIX: &str = "os_prefix";
+    /// What any reader saw of a log with `Durability::Sync` is there after every crash.
+    pub(crate) const READERS_SAW_ONLY_DURABLE: &str = "readers_saw_only_durable";
+    pub(crate) const BIT_ROT_IS_NEVER_SILENT: &str = "bit_rot_is_never_silent";
+    /// A call answers what the state of the log and of the disk allows, and nothing else.
+    pub(crate) const ANSWERS_ARE_TRUE: &str = "answers_are_true";
 
-/// Leaves with a message unless the condition holds.
-macro_rules! ensure {
-    ($holds:expr, $($message:tt)+) => {
-        if !$holds {
-            return Err(format!($($message)+));
+    pub(crate) const ALL: [&str; 16] = [
+        ACKNOWLEDGED_IS_THERE,
+        NOTHING_INVENTED,
+        NO_HOLES,
+        BATCH_ATOMIC,
+        ORDER_KEPT,
+        ROLLED_BACK_STAYS_GONE,
+        REOPEN_IS_STABLE,
+        INDEX_AGREES_WITH_SCAN,
+        SNAPSHOT_NEVER_WRONG,
+        LEGAL_CRASH_NEVER_REFUSED,
+        APPEND_GOES_ON,
+        TIMESTAMPS_NEVER_DECREASE,
+        OS_PREFIX,
+        READERS_SAW_ONLY_DURABLE,
+        BIT_ROT_IS_NEVER_SILENT,
+        ANSWERS_ARE_TRUE,
+    ];
+}
+
+/// Which invariant does not hold, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) invariant: &'static str,
+    pub(crate) message: String,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.message)
+    }
+}
+
+impl Broken {
+    /// The same, with where it happened.
+    pub(crate) fn at(self, place: impl std::fmt::Display) -> Self {
+        Self {
+            message: format!("{place}: {}", self.message),
+            ..self
         }
+    }
+}
+
+impl From<String> for Broken {
+    fn from(message: String) -> Self {
+        Self {
+            invariant: invariant::ANSWERS_ARE_TRUE,
+            message,
+        }
+    }
+}
+
+/// What a check says: nothing, or which invariant does not hold and how.
+pub(crate) type Checked<T = ()> = Result<T, Broken>;
+
+/// Leaves with a message unless the condition holds; without the name of an invariant it is about what calls answer.
+macro_rules! ensure {
+    ($invariant:ident, $holds:expr, $($message:tt)+) => {
+        if !$holds {
+            return Err($crate::common::broken!($invariant, $($message)+));
+        }
+    };
+    ($holds:expr, $($message:tt)+) => {
+        $crate::common::ensure!(ANSWERS_ARE_TRUE, $holds, $($message)+)
     };
 }
 pub(crate) use ensure;
+
+/// An invariant that does not hold.
+macro_rules! broken {
+    ($invariant:ident, $($message:tt)+) => {
+        $crate::common::Broken {
+            invariant: $crate::common::invariant::$invariant,
+            message: format!($($message)+),
+        }
+    };
+}
+pub(crate) use broken;
 
 /// An event as it was sent.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,6 +164,16 @@ impl From<EventRef<'_>> for Found {
 }
 
 impl Found {
+    /// Whether `event` is this one.
+    fn is(&self, event: &EventRef<'_>) -> bool {
+        let spec = &self.spec;
+        (self.position, self.version, self.timestamp, spec.id)
+            == (event.position.get(), event.version.get(), event.timestamp, event.id)
+            && (spec.stream.as_str(), spec.event_type.as_str()) == (event.stream, event.event_type)
+            && (spec.metadata.as_slice(), spec.data.as_slice()) == (event.metadata, event.data)
+            && event.tags.eq(spec.tags.iter().map(String::as_str))
+    }
+
     /// The number of the batch it is of, if it is one of ours.
     pub(crate) fn batch(&self) -> Option<u64> {
         let text = self.spec.data.strip_prefix(b"batch ")?;
@@ -146,7 +244,8 @@ pub(crate) enum Fate {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) fate: Fate,
-    pub(crate) events: Vec<Spec>,
+    /// Shared: an oracle is copied for every crash state.
+    pub(crate) events: Arc<[Spec]>,
     /// Position and version of each event, once it was told.
     pub(crate) places: Vec<(u64, u64)>,
 }
@@ -167,6 +266,7 @@ impl Oracle {
     }
 
     pub(crate) fn insert(&mut self, n: u64, events: Vec<Spec>, fate: Fate, places: Vec<(u64, u64)>) {
+        let events = events.into();
         self.sent.insert(n, Sent { fate, events, places });
     }
 
@@ -176,8 +276,8 @@ impl Oracle {
         let mut seen = BTreeMap::<u64, Vec<&Found>>::new();
         let mut last = 0;
         for event in found {
-            let n = event.batch().ok_or_else(|| format!("nothing never sent: {event:?}"))?;
-            ensure!(n >= last, "batches in order: {n} after {last}");
+            let n = event.batch().ok_or_else(|| broken!(NOTHING_INVENTED, "{event:?}"))?;
+            ensure!(ORDER_KEPT, n >= last, "batch {n} after {last}");
             last = n;
             seen.entry(n).or_default().push(event);
         }
@@ -185,26 +285,30 @@ impl Oracle {
             let sent = self
                 .sent
                 .get(n)
-                .ok_or_else(|| format!("nothing never sent: batch {n}"))?;
+                .ok_or_else(|| broken!(NOTHING_INVENTED, "batch {n} was never sent"))?;
             ensure!(
+                ROLLED_BACK_STAYS_GONE,
                 sent.fate != Fate::Never,
-                "what was refused or cut off never comes back: batch {n} at position {}",
+                "batch {n}, refused or cut off, is at position {}",
                 events[0].position
             );
             ensure!(
+                BATCH_ATOMIC,
                 events.len() == sent.events.len(),
-                "batches are whole or absent: batch {n} has {} of {} events",
+                "batch {n} has {} of {} events",
                 events.len(),
                 sent.events.len()
             );
-            for (event, spec) in events.iter().zip(&sent.events) {
+            for (event, spec) in events.iter().zip(sent.events.iter()) {
                 ensure!(
+                    NOTHING_INVENTED,
                     event.spec == *spec,
                     "events are as they were sent: {event:?} for {spec:?}"
                 );
             }
             for (event, place) in events.iter().zip(&sent.places) {
                 ensure!(
+                    ACKNOWLEDGED_IS_THERE,
                     (event.position, event.version) == *place,
                     "events are where they were acknowledged: {event:?} at {place:?}"
                 );
@@ -213,8 +317,14 @@ impl Oracle {
         for (n, sent) in &self.sent {
             let must = sent.fate == Fate::Durable || os_kept && sent.fate == Fate::Os;
             ensure!(
+                OS_PREFIX,
+                sent.fate != Fate::Os || seen.contains_key(n) || last < *n,
+                "batch {n} is missing, and batch {last} is there"
+            );
+            ensure!(
+                ACKNOWLEDGED_IS_THERE,
                 !must || seen.contains_key(n),
-                "what was acknowledged is there: batch {n} ({:?}) is missing, {} events found",
+                "batch {n} ({:?}) is missing, {} events found",
                 sent.fate,
                 found.len()
             );
@@ -245,23 +355,30 @@ impl Oracle {
         for stream in streams {
             let snapshot = log
                 .load_snapshot(stream)
-                .map_err(|e| format!("snapshots load: {e:?}"))?;
+                .map_err(|e| broken!(SNAPSHOT_NEVER_WRONG, "snapshots load: {e:?}"))?;
             let Some(snapshot) = snapshot else {
                 let acked = self.snapshot_acked.get(stream);
-                ensure!(acked.is_none(), "a saved snapshot is there: {stream} at {acked:?}");
+                ensure!(
+                    SNAPSHOT_NEVER_WRONG,
+                    acked.is_none(),
+                    "a saved snapshot is there: {stream} at {acked:?}"
+                );
                 continue;
             };
             let version = snapshot.version.get();
             let event = found
                 .iter()
                 .find(|event| event.spec.stream == *stream && event.version == version);
-            let event = event.ok_or_else(|| format!("no snapshot is ahead of the log: {stream} at {version}"))?;
+            let event =
+                event.ok_or_else(|| broken!(SNAPSHOT_NEVER_WRONG, "ahead of the log: {stream} at {version}"))?;
             ensure!(
+                SNAPSHOT_NEVER_WRONG,
                 snapshot.bytes == snapshot_bytes(event),
                 "a snapshot is of this history: {stream} at {version}"
             );
             if let Some(acked) = self.snapshot_acked.get(stream) {
                 ensure!(
+                    SNAPSHOT_NEVER_WRONG,
                     *acked <= version,
                     "the newest saved snapshot is there: {stream} at {acked}, not {version}"
                 );
@@ -287,7 +404,30 @@ pub(crate) fn read(log: &Log, stream: Option<&str>, read: Read) -> Checked<Vec<F
     };
     events
         .and_then(|events| events.map(|event| Ok(Found::from(event?.as_ref()))).collect())
-        .map_err(|error| format!("reads succeed: {stream:?} {read:?}: {error:?}"))
+        .map_err(|error| broken!(ANSWERS_ARE_TRUE, "reads succeed: {stream:?} {read:?}: {error:?}"))
+}
+
+/// Whether just `expected` is read, in that order. Compared in place: this is what most of the time of most tests goes to.
+fn reads<'a>(
+    log: &Log,
+    stream: Option<&str>,
+    read: Read,
+    expected: impl IntoIterator<Item = &'a Found>,
+) -> Checked<bool> {
+    let failed = |error| broken!(ANSWERS_ARE_TRUE, "reads succeed: {stream:?} {read:?}: {error:?}");
+    let mut events = match stream {
+        Some(stream) => log.read_stream(stream, read),
+        None => log.read_all(read),
+    }
+    .map_err(failed)?;
+    let mut expected = expected.into_iter();
+    while let Some(event) = events.next_ref() {
+        let event = event.map_err(failed)?;
+        if !expected.next().is_some_and(|expected| expected.is(&event)) {
+            return Ok(false);
+        }
+    }
+    Ok(expected.next().is_none())
 }
 
 /// Reads everything in every direction and checks that all answers agree: positions and versions without holes, timestamps that never
@@ -296,87 +436,91 @@ pub(crate) fn whole_log(log: &Log) -> Checked<Vec<Found>> {
     let all = read(log, None, Read::forward())?;
     let mut streams = BTreeMap::<&str, Vec<&Found>>::new();
     for (i, event) in (1..).zip(&all) {
-        ensure!(
-            event.position == i,
-            "positions have no holes: {} at place {i}",
-            event.position
-        );
+        ensure!(NO_HOLES, event.position == i, "{} at place {i}", event.position);
         let stream = streams.entry(&event.spec.stream).or_default();
         stream.push(event);
         ensure!(
+            NO_HOLES,
             event.version == stream.len() as u64,
-            "versions have no holes: {event:?} is number {} of its stream",
+            "{event:?} is number {} of its stream",
             stream.len()
         );
     }
     for pair in all.windows(2) {
         ensure!(
+            TIMESTAMPS_NEVER_DECREASE,
             pair[0].timestamp <= pair[1].timestamp,
-            "timestamps never decrease: {pair:?}"
+            "{pair:?}"
         );
     }
     let last = all.len() as u64;
     ensure!(
+        NO_HOLES,
         log.last_position().get() == last,
-        "the last position is that of the last event: {} and {last}",
+        "the last position is {}, that of the last event {last}",
         log.last_position()
     );
-    let mut refs = log
-        .read_all(Read::forward())
-        .map_err(|e| format!("reads succeed: {e:?}"))?;
-    for event in &all {
-        let by_ref = refs
-            .next_ref()
-            .transpose()
-            .map_err(|e| format!("reads succeed: {e:?}"))?;
-        ensure!(
-            by_ref.map(Found::from).as_ref() == Some(event),
-            "borrowed events are the same: {event:?}"
-        );
-    }
-    let backward = read(log, None, Read::backward())?;
-    ensure!(backward.iter().eq(all.iter().rev()), "backward is forward reversed");
+    ensure!(
+        INDEX_AGREES_WITH_SCAN,
+        reads(log, None, Read::forward(), &all)?,
+        "borrowed events are others"
+    );
+    ensure!(
+        INDEX_AGREES_WITH_SCAN,
+        reads(log, None, Read::backward(), all.iter().rev())?,
+        "backward is not forward reversed"
+    );
     for (stream, events) in &streams {
         let version = log
             .stream_version(stream)
-            .map_err(|e| format!("versions are told: {e:?}"))?;
+            .map_err(|e| broken!(INDEX_AGREES_WITH_SCAN, "versions are told: {e:?}"))?;
         ensure!(
+            INDEX_AGREES_WITH_SCAN,
             version.get() == events.len() as u64,
             "the version of {stream} is {version}, has {}",
             events.len()
         );
-        let forward = read(log, Some(stream), Read::forward())?;
         ensure!(
-            forward.iter().eq(events.iter().copied()),
-            "stream {stream} is a filter of the whole"
+            INDEX_AGREES_WITH_SCAN,
+            reads(log, Some(stream), Read::forward(), events.iter().copied())?,
+            "stream {stream} is not a filter of the whole"
         );
-        let backward = read(log, Some(stream), Read::backward())?;
         ensure!(
-            backward.iter().eq(events.iter().rev().copied()),
-            "stream {stream} backward is a filter of the whole"
+            INDEX_AGREES_WITH_SCAN,
+            reads(log, Some(stream), Read::backward(), events.iter().rev().copied())?,
+            "stream {stream} backward is not a filter of the whole"
         );
-        let middle = events.len() as u64 / 2 + 1;
-        let from = read(log, Some(stream), Read::forward().from(middle))?;
+        let middle = events.len() / 2;
         ensure!(
-            from.iter()
-                .eq(events.iter().copied().filter(|event| event.version >= middle)),
-            "stream {stream} from version {middle}"
+            INDEX_AGREES_WITH_SCAN,
+            reads(
+                log,
+                Some(stream),
+                Read::forward().from(middle as u64 + 1),
+                events[middle..].iter().copied()
+            )?,
+            "stream {stream} from version {middle} on"
         );
     }
     for from in [last / 3 + 1, last / 2 + 1, last] {
-        let forward = read(log, None, Read::forward().from(from))?;
+        let forward = all.iter().filter(|event| event.position >= from);
         ensure!(
-            forward.iter().eq(all.iter().filter(|event| event.position >= from)),
+            INDEX_AGREES_WITH_SCAN,
+            reads(log, None, Read::forward().from(from), forward)?,
             "forward from {from}"
         );
-        let backward = read(log, None, Read::backward().from(from).limit(5))?;
-        let expected = all.iter().rev().filter(|event| event.position <= from).take(5);
-        ensure!(backward.iter().eq(expected), "backward from {from}");
+        let backward = all.iter().rev().filter(|event| event.position <= from).take(5);
+        ensure!(
+            INDEX_AGREES_WITH_SCAN,
+            reads(log, None, Read::backward().from(from).limit(5), backward)?,
+            "backward from {from}"
+        );
     }
     ensure!(
+        INDEX_AGREES_WITH_SCAN,
         log.stream_version("no such stream")
             .is_ok_and(|version| version == Version::EMPTY),
-        "a stream that is not there has no version"
+        "a stream that is not there has a version"
     );
     Ok(all)
 }
