@@ -1,0 +1,51 @@
+//! Whole life stories of logs on the simulated disk, each from one number, and a power cut at every moment of them; what is done is
+//! in `simulation/mod.rs`, what must hold in `common/simulated.rs`.
+//!
+//! `ANNALS_TEST_EFFORT=n` tries n times as many seeds. For hours: see `docs/testing.md`.
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+#[path = "simulation/mod.rs"]
+mod simulation;
+
+use std::time::{Duration, Instant};
+
+use simulation::{Config, run_many};
+
+/// The number in an environment variable.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn no_crash_at_any_moment_costs_anything_promised() {
+    let deadline = Instant::now() + Duration::from_secs(3600);
+    let seeds = 20 * common::effort();
+    let stats = run_many(1, seeds, deadline, &Config::default()).unwrap_or_else(|failure| panic!("{failure}"));
+    eprintln!("{stats:#?}");
+    assert_eq!(stats.seeds, seeds);
+}
+
+/// Seeds for `ANNALS_SIM_SECONDS`, from a first one that is drawn; or just the one in `ANNALS_SIM_SEED`.
+#[test]
+#[ignore = "runs as long as it is told to"]
+fn long() {
+    let mut config = Config::default();
+    if let Ok(text) = std::env::var("ANNALS_SIM_CONFIG") {
+        let numbers: Vec<u64> = text.split(',').map(|n| n.parse().unwrap()).collect();
+        (config.lives, config.steps, config.states) = (numbers[0], numbers[1], numbers[2]);
+    }
+    let started = Instant::now();
+    let outcome = match number("ANNALS_SIM_SEED") {
+        Some(seed) => simulation::run(seed, &config),
+        None => {
+            let first = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() << 20;
+            let seconds = number("ANNALS_SIM_SECONDS").unwrap_or(60);
+            run_many(first, u64::MAX, started + Duration::from_secs(seconds), &config)
+        }
+    };
+    let stats = outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    eprintln!("{stats:#?} in {:.0?}", started.elapsed());
+}
