@@ -458,15 +458,40 @@ fn a_log_that_is_open_elsewhere_is_4() {
     let log = Log::open(&dir, Options::default()).unwrap();
     log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", b"x")])
         .unwrap();
-    for command in ["append", "cat", "export", "stat"] {
-        annals(&[command, &dir], "s\tx\n").failed(4, &["open elsewhere"]);
-    }
+    annals(&["append", &dir], "s\tx\n").failed(4, &["open elsewhere", "LOCK"]);
     annals(&["import", &dir, "-"], "").failed(4, &[]);
-    // Verification takes no lock.
-    annals(&["verify", &dir], "").ok();
+    // Who only reads takes no lock.
+    for command in ["cat", "export", "stat", "verify"] {
+        annals(&[command, &dir], "").ok();
+    }
     log.close().unwrap();
     drop(log);
     assert_eq!(annals(&["cat", &dir], "").ok().text(), "1\ts\t1\tx\n");
+}
+
+#[test]
+fn cat_follows_a_writer() {
+    let (_temp, dir) = log_dir();
+    let mut appending = Appending::start(&dir);
+    appending.send(b"s\t1\n");
+    assert_eq!(appending.line(), "ok 1 s 1\n");
+    let mut follower = command(&["cat", &dir, "--follow", "--limit", "3", "--from", "1"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    // The last event comes too, with the mark of an idle log.
+    assert_eq!(line(), "1\ts\t1\t1");
+    appending.send(b"s\t2\n");
+    assert_eq!(line(), "2\ts\t2\t2");
+    assert!(appending.wait().success());
+    let mut appending = Appending::start(&dir);
+    appending.send(b"s\t3\n");
+    assert_eq!(line(), "3\ts\t3\t3");
+    assert!(follower.wait().unwrap().success(), "three were asked for");
+    assert!(appending.wait().success());
+    assert_eq!(annals(&["cat", &dir, "--raw"], "").ok().text(), "1\n2\n3\n");
+    assert_eq!(annals(&["cat", &dir, "--follow", "--reverse"], "").status, Some(1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use annals::{Log, Options, RecoveryReport, Verdict};
+use annals::{Log, OpenMode, Options, RecoveryReport, Verdict};
 
 use crate::failure::{Failure, note};
 
@@ -17,14 +17,15 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Log, Failure> {
     Ok(log)
 }
 
-/// Opens the log in `dir` and does not make one if there is none.
-pub(crate) fn open_existing(dir: &Path) -> Result<Log, Failure> {
-    open(dir, Options::default().create(false))
+/// Opens the log in `dir` for reading: beside a writer too, and without the permission to write. What is not whole at its end stays
+/// as it is, is not shown, and is said on standard error.
+pub(crate) fn open_to_read(dir: &Path) -> Result<Log, Failure> {
+    open(dir, Options::default().mode(OpenMode::ReadOnly))
 }
 
-/// The verdict and what was cut, in words.
+/// The verdict and what was cut, or would be, in words.
 pub(crate) fn describe(report: &RecoveryReport) -> String {
-    let mut text = format!("{}, {} bytes cut", report.verdict, report.cut_bytes);
+    let mut text = format!("{}, {} bytes cut off", report.verdict, report.cut_bytes);
     if let Some((first, last)) = report.cut_positions {
         text.push_str(&format!(", positions {first} to {last} in doubt"));
     }

@@ -2,20 +2,26 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use annals::{EventRef, Read};
+use annals::{EventRef, Log, Position, Read};
 
 use crate::escape;
 use crate::failure::Failure;
-use crate::open::open_existing;
+use crate::open::open_to_read;
 use crate::output::Output;
+
+/// Between two looks at a log that has nothing new.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Print events, one a line: `<position><TAB><stream><TAB><version><TAB><payload>`.
 ///
 /// Backslash, tab, newline, carriage return and bytes that are not UTF-8 in a payload are printed as
 /// `\\`, `\t`, `\n`, `\r` and `\xHH`; `append --escaped` reads them back to the same bytes. Names of
-/// streams are escaped alike, control characters included. What recovery cut from the log, if
-/// anything, is said on standard error.
+/// streams are escaped alike, control characters included. The log is only read, beside a writer
+/// too: then its last events show once the writer has said that they are durable, with the next
+/// append or about 200 ms later. What is not whole at the end of the log is not shown, and that is
+/// said on standard error.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.
@@ -32,13 +38,16 @@ pub(crate) struct Args {
     /// At most this many events.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// Go on with what a writer adds, until killed. Not with --reverse or --stream.
+    #[arg(long, conflicts_with_all = ["reverse", "stream"])]
+    follow: bool,
     /// Print the payloads only and as they are, each followed by a newline.
     #[arg(long)]
     raw: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let log = open_existing(&args.dir)?;
+    let log = open_to_read(&args.dir)?;
     let nothing = args.limit == Some(0) || (args.reverse && args.from == Some(0));
     if nothing {
         return Ok(log.close()?);
@@ -58,21 +67,63 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Some(stream) => log.read_stream(stream, read)?,
         None => log.read_all(read)?,
     };
-    let mut out = Output::new();
-    let mut line = Vec::new();
+    let mut printer = Printer {
+        out: Output::new(),
+        line: Vec::new(),
+        raw: args.raw,
+    };
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    let mut last = 0;
     while let Some(event) = events.next_ref() {
         let event = event?;
-        if args.raw {
-            out.write(event.data)?;
-            out.write(b"\n")?;
+        printer.print(&event)?;
+        (left, last) = (left - 1, event.position.get());
+    }
+    printer.out.flush()?;
+    if args.follow && left > 0 {
+        let next = args.from.unwrap_or_default().max(last + 1);
+        follow(&log, next, left, &mut printer)?;
+    }
+    Ok(log.close()?)
+}
+
+/// Prints the `left` events from position `next` on, as they come.
+fn follow(log: &Log, next: u64, mut left: u64, printer: &mut Printer) -> Result<(), Failure> {
+    let mut subscription = log.subscribe(Position::new(next - 1))?;
+    while left > 0 {
+        log.refresh()?;
+        let mut printed = false;
+        while left > 0
+            && let Some(event) = subscription.try_next()?
+        {
+            printer.print(&event.as_ref())?;
+            (left, printed) = (left - 1, true);
+        }
+        if printed {
+            printer.out.flush()?;
         } else {
-            line.clear();
-            write_line(&mut line, &event).map_err(Failure::output)?;
-            out.write(&line)?;
+            std::thread::sleep(PAUSE);
         }
     }
-    out.flush()?;
-    Ok(log.close()?)
+    Ok(())
+}
+
+struct Printer {
+    out: Output,
+    line: Vec<u8>,
+    raw: bool,
+}
+
+impl Printer {
+    fn print(&mut self, event: &EventRef<'_>) -> Result<(), Failure> {
+        if self.raw {
+            self.out.write(event.data)?;
+            return self.out.write(b"\n");
+        }
+        self.line.clear();
+        write_line(&mut self.line, event).map_err(Failure::output)?;
+        self.out.write(&self.line)
+    }
 }
 
 /// Appends the line for `event` to `line`.

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use crate::failure::{Explain, Failure};
 use crate::ndjson;
-use crate::open::open_existing;
+use crate::open::open_to_read;
 use crate::output::Output;
 use crate::progress;
 
@@ -20,6 +20,7 @@ const STEP: u64 = 4096;
 /// Data and metadata stand under `data` and `metadata` as JSON values if their bytes are a JSON text
 /// on one line (to the letter, spacing and all), else under `data_text` and `metadata_text` if they are
 /// UTF-8, else under `data_base64` and `metadata_base64`. Importing gives the same bytes again.
+/// The log is only read, beside a writer too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let log = open_existing(&args.dir)?;
+    let log = open_to_read(&args.dir)?;
     // A bar and the lines themselves on one terminal would be neither.
     let bar = match io::stdout().is_terminal() {
         true => ProgressBar::hidden(),

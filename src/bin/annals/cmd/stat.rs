@@ -7,10 +7,12 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::ndjson::rfc3339;
-use crate::open::{describe, open_existing};
+use crate::open::{describe, open_to_read};
 use crate::output::Output;
 
-/// Print counts, sizes, first and last time, and what recovery found on opening.
+/// Print counts, sizes, first and last time, and what is found at the end of the log.
+///
+/// The log is only read, beside a writer too. What is called cut off is not shown; an open for writing cuts it off.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.
@@ -21,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let log = open_existing(&args.dir)?;
+    let log = open_to_read(&args.dir)?;
     let stat = log.stat()?;
     let mut out = Output::new();
     out.line(&if args.json { as_json(&stat) } else { as_text(&stat) })?;
