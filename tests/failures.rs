@@ -265,3 +265,119 @@ fn a_follower_sees_a_segment_that_took_the_place_of_an_empty_one() {
         [20 << 10, 1]
     );
 }
+
+// On the real disk, with processes of their own.
+
+mod real {
+    use std::io::{BufRead, BufReader, Write};
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+
+    use annals::ExpectedVersion::Any;
+    use annals::{Log, OpenMode, Options, Position};
+
+    use crate::common::real::{Home, Seen, check_whole};
+    use crate::common::{Rng, effort};
+
+    use super::small;
+
+    const CHILD: &str = "ANNALS_FAILURES_CHILD";
+
+    fn read_only() -> Options {
+        small().mode(OpenMode::ReadOnly)
+    }
+
+    /// A process that runs the test `name` of this file with the log at `path`.
+    fn child(name: &str, path: &Path) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args([&format!("real::{name}"), "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, path)
+            .stdout(Stdio::piped());
+        command
+    }
+
+    fn path_of_child() -> Option<PathBuf> {
+        std::env::var_os(CHILD).map(PathBuf::from)
+    }
+
+    /// A process that appends until it is killed.
+    #[test]
+    fn appends_for_ever() {
+        let Some(path) = path_of_child() else { return };
+        let mut rng = Rng(u64::from(std::process::id()));
+        let options = small().direct_io(rng.below(2) == 0).segment_bytes(64 << 10);
+        let log = Log::open(path, options).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (log, mut rng) = (&log, Rng(rng.next()));
+                scope.spawn(move || {
+                    for _ in 0.. {
+                        let data: Vec<u8> = (0..rng.below(600)).map(|_| rng.next().to_le_bytes()[0]).collect();
+                        let events =
+                            vec![annals::NewEvent::new("t", &data); 1 + usize::try_from(rng.below(3)).unwrap()];
+                        log.append(&format!("s{thread}"), Any, &events).unwrap();
+                        if thread == 0 {
+                            // It arrives whole or not at all; whoever listened may have gone.
+                            drop(std::io::stdout().write_all(b"appended\n"));
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// A writer is killed again and again while a follower reads; the follower sees no error, and nothing that is not there after
+    /// recovery.
+    #[test]
+    fn a_writer_that_is_killed_leaves_its_follower_with_the_truth() {
+        let home = Home::new();
+        home.open(small()).close().unwrap();
+        let follower = home.open(read_only());
+        let mut subscription = follower.subscribe(Position::START).unwrap();
+        let mut rng = Rng(u64::from(std::process::id()));
+        let mut followed: Vec<Seen> = Vec::new();
+        let (rounds, mut beside) = (25 * effort(), 0);
+        for round in 0..rounds {
+            let mut writer = child("appends_for_ever", &home.log()).spawn().unwrap();
+            let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+            let before = followed.len();
+            for _ in 0..rng.below(60) {
+                assert!(
+                    lines.any(|line| line.unwrap().ends_with("appended")),
+                    "the writer lives"
+                );
+                follower.refresh().unwrap();
+                while let Some(event) = subscription.try_next().unwrap() {
+                    followed.push(event.into());
+                }
+            }
+            beside += followed.len() - before;
+            writer.kill().unwrap();
+            if rng.below(2) == 0 {
+                follower.refresh().unwrap();
+            }
+            writer.wait().unwrap();
+            if rng.below(2) == 0 {
+                follower.refresh().unwrap();
+                while let Some(event) = subscription.try_next().unwrap() {
+                    followed.push(event.into());
+                }
+            }
+            if round % 5 == 4 {
+                let log = home.open(small());
+                let kept = check_whole(&log);
+                assert!(kept.starts_with(&followed), "round {round}: what was seen is there");
+                assert!(kept.starts_with(&check_whole(&follower)), "round {round}");
+                log.close().unwrap();
+                follower.refresh().unwrap();
+                assert_eq!(check_whole(&follower), kept, "round {round}");
+            }
+        }
+        eprintln!(
+            "{rounds} kills, {} events, {beside} of them seen beside the writer",
+            followed.len()
+        );
+        assert!(beside > 0);
+    }
+}
