@@ -64,6 +64,8 @@ struct Handle {
 #[derive(Debug)]
 enum Access {
     ReadWrite(Arc<Appender>),
+    /// For appending, which cannot be, and why.
+    NoAppends(Error),
     ReadOnly(Box<Follower>),
 }
 
@@ -198,6 +200,28 @@ impl Log {
         segments.push(Arc::clone(&segment));
         let segments = Arc::new(SegmentSet::new(segments));
         let watermark = Arc::new(Watermark::new(report.last_position));
+        let snapshots = SnapshotStore::new(
+            Arc::clone(&root),
+            recovered.log_id,
+            options.snapshots_kept,
+            options.snapshot_sync,
+        );
+        if let Some(error) = recovered.no_appends {
+            return Ok(Self(Arc::new(Handle {
+                root,
+                environment,
+                segments,
+                watermark,
+                access: Access::NoAppends(error),
+                snapshots,
+                report,
+                closed: AtomicBool::new(false),
+                state: Mutex::new(State::Open {
+                    crew: None,
+                    lock: Some(lock),
+                }),
+            })));
+        }
         let name = names::segment(active.header.first_position);
         let direct = Appender::open_direct(&*dir, &options, &name);
         let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
@@ -211,12 +235,6 @@ impl Log {
             last_timestamp: recovered.last_timestamp,
             unmarked: !recovered.is_marked,
         };
-        let snapshots = SnapshotStore::new(
-            Arc::clone(&root),
-            recovered.log_id,
-            options.snapshots_kept,
-            options.snapshot_sync,
-        );
         let appender = Arc::new(Appender::new(
             dir,
             options,
@@ -593,6 +611,7 @@ impl Log {
     fn appender(&self) -> Result<&Appender> {
         match &self.0.access {
             Access::ReadWrite(appender) => Ok(appender),
+            Access::NoAppends(error) => self.check_open().and(Err(error.clone())),
             Access::ReadOnly(_) => self.check_open().and(Err(Error::ReadOnly {
                 path: self.0.root.path().to_owned(),
             })),
@@ -640,7 +659,7 @@ impl Handle {
                 appender.stop_threads();
                 closed
             }
-            Access::ReadOnly(_) => Ok(()),
+            Access::NoAppends(_) | Access::ReadOnly(_) => Ok(()),
         };
         if let Some(crew) = crew {
             crew.join();

@@ -6,7 +6,7 @@ mod common;
 
 use annals::ExpectedVersion::Any;
 use annals::sim::{CrashMode, Fault, SimDisk};
-use annals::{Durability, Error, Log, NewEvent, OpenMode, Options, Position, Version};
+use annals::{Durability, Error, Log, NewEvent, OpenMode, Options, Position, Verdict, Version};
 
 use common::{Found, Rng, all_files, batch_of, copy, effort, open, whole_log};
 
@@ -264,6 +264,187 @@ fn a_follower_sees_a_segment_that_took_the_place_of_an_empty_one() {
         events.map(|event| event.unwrap().data().len()).collect::<Vec<_>>(),
         [20 << 10, 1]
     );
+}
+
+// A full disk.
+
+const BLOCK: u64 = 4096;
+
+/// A disk with a log whose last group is neither whole nor torn, and how many events come before it.
+fn ambiguous(seed: u64, spare: Option<&str>) -> (SimDisk, usize) {
+    let run = Run::new(seed, &small());
+    run.append(1..=20);
+    let log = run.log.as_ref().unwrap();
+    let whole = whole_log(log).unwrap();
+    let (batch, specs) = batch_of(100, &[("alpha", vec![300])], None);
+    log.append_batch(&batch).unwrap();
+    let disk = copy(&run.disk);
+    let data = &specs[0].data;
+    let is_there = |name: &String| {
+        let bytes = disk.read_file(name).unwrap();
+        let at = bytes.windows(data.len()).position(|window| window == data)?;
+        Some((name.clone(), at as u64))
+    };
+    let (name, at) = disk.files().iter().find_map(is_there).expect("it was appended");
+    disk.flip_bit(&name, at + 100, 3).unwrap();
+    if let Some(spare) = spare {
+        disk.write_file(&format!("segments/{spare}"), &[0; 16 << 10]).unwrap();
+    }
+    (disk, whole.len())
+}
+
+#[test]
+fn a_log_with_an_ambiguous_end_opens_with_whatever_space_there_is() {
+    let mut outcomes = std::collections::BTreeMap::new();
+    for spare in [None, Some("spare.log"), Some("spare.tmp"), Some("next.tmp")] {
+        for blocks in 0..8 {
+            let (disk, events) = ambiguous(5, spare);
+            disk.set_space(Some(blocks * BLOCK));
+            let before = all_files(&disk);
+            let what = format!("{spare:?}, {blocks} blocks");
+            let log = open(&disk, &small(), 5).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(log.recovery().verdict, Verdict::AmbiguousLastGroup, "{what}");
+            assert_eq!(whole_log(&log).unwrap().len(), events, "{what}");
+            let appended = append(&log, 200);
+            *outcomes.entry((spare.is_some(), appended.is_ok())).or_insert(0) += 1;
+            if let Some(path) = &log.recovery().quarantined {
+                assert!(appended.is_ok(), "{what}: {appended:?}");
+                let kept = disk
+                    .read_file(path.strip_prefix("/sim").unwrap().to_str().unwrap())
+                    .unwrap();
+                assert!(kept.windows(10).any(|window| window == b"batch 100."), "{what}");
+                continue;
+            }
+            assert_eq!((log.recovery().cut_bytes, spare), (0, None), "{what}");
+            let error = appended.unwrap_err();
+            assert!(error.is_storage_full(), "{what}: {error:?}");
+            let said = std::error::Error::source(&error).unwrap().to_string();
+            assert!(said.contains("free") && said.contains("open the log again"), "{said}");
+            assert!(log.save_snapshot("alpha", Version::new(1), 0, b"state").is_err());
+            assert!(matches!(open(&disk, &small(), 6), Err(Error::Locked { .. })), "{what}");
+            log.close().unwrap();
+            assert!(matches!(append(&log, 201), Err(Error::Closed)));
+            assert_eq!(all_files(&disk), before, "{what}: the evidence is kept");
+
+            // What it says is needed is enough.
+            let needed: u64 = said.split(' ').find_map(|word| word.parse().ok()).unwrap();
+            disk.set_space(Some(needed));
+            let log = open(&disk, &small(), 7).unwrap();
+            assert!(log.recovery().quarantined.is_some(), "{what}");
+            append(&log, 200).unwrap();
+            whole_log(&log).unwrap();
+        }
+    }
+    assert_eq!(outcomes.len(), 3, "{outcomes:?}");
+}
+
+/// Whatever space there is, in steps of one block: what was acknowledged stays readable, and appends go on with the same handle once
+/// there is space again. This meets the end of space in making the log, in every roll, snapshot and index.
+#[test]
+fn wherever_the_disk_is_full_reads_go_on_and_appends_resume() {
+    for options in [
+        small(),
+        small().direct_io(false),
+        small().durability(Durability::Os),
+        small().pad_groups_to(4096).segment_bytes(32 << 10),
+    ] {
+        let (mut refused, mut not_opened, mut blocks) = (0, 0, 0);
+        loop {
+            let what = format!("{blocks} blocks, {options:?}");
+            let disk = SimDisk::new(blocks);
+            disk.set_space(Some(blocks * BLOCK));
+            let log = match open(&disk, &options, blocks) {
+                Ok(log) => log,
+                Err(error) => {
+                    assert!(error.is_storage_full(), "{what}: {error:?}");
+                    not_opened += 1;
+                    disk.set_space(None);
+                    open(&disk, &options, blocks).unwrap_or_else(|e| panic!("{what}: {e}"))
+                }
+            };
+            let (mut acknowledged, mut failed) = (Vec::new(), 0);
+            for n in 1..=60 {
+                match append(&log, n) {
+                    Ok(()) => acknowledged.push(n),
+                    Err(error) => {
+                        assert!(error.is_storage_full(), "{what}: {error:?}");
+                        failed += 1;
+                    }
+                }
+                if n % 10 == 0 && log.stream_version("alpha").unwrap().get() > 0 {
+                    match log.save_snapshot("alpha", Version::new(1), 0, b"state") {
+                        Ok(()) => assert!(log.load_snapshot("alpha").unwrap().is_some()),
+                        Err(error) => assert!(error.is_storage_full(), "{what}: {error:?}"),
+                    }
+                }
+            }
+            let numbers = |log: &Log| -> Vec<u64> {
+                let mut numbers: Vec<_> = whole_log(log)
+                    .unwrap_or_else(|e| panic!("{what}: {e}"))
+                    .iter()
+                    .map(|event| event.batch().unwrap())
+                    .collect();
+                numbers.dedup();
+                numbers
+            };
+            if options.durability == Durability::Os {
+                assert_eq!(numbers(&log), acknowledged, "{what}");
+            }
+            disk.set_space(None);
+            append(&log, 61).unwrap_or_else(|e| panic!("{what}: {e}"));
+            acknowledged.push(61);
+            log.close().unwrap();
+            let log = open(&disk, &options, blocks).unwrap();
+            assert_eq!(numbers(&log), acknowledged, "{what}");
+            refused += u64::from(failed > 0);
+            if failed == 0 && blocks > not_opened {
+                break;
+            }
+            blocks += 1;
+        }
+        assert!(
+            refused > 3 && not_opened > 3,
+            "{refused} were refused, {not_opened} not opened"
+        );
+        eprintln!("{options:?}: up to {blocks} blocks");
+    }
+}
+
+/// With not one free byte, whatever a crash has left opens, reads, and goes on as far as the segment reaches.
+#[test]
+fn what_a_crash_leaves_opens_without_a_free_byte() {
+    let options = small();
+    let run = |cut: Option<u64>| {
+        let run = Run::new(11, &options);
+        if let Some(op) = cut {
+            run.disk.fail_at(op, Fault::PowerCut);
+        }
+        run.append(1..=40);
+        run
+    };
+    let ops = run(None).disk.ops();
+    let created = Run::new(11, &options).disk.ops();
+    for op in created..ops {
+        let cut = run(Some(op));
+        for mode in CrashMode::ALL {
+            let disk = cut.disk.crash_with(mode);
+            let roomy = copy(&disk);
+            let full = copy(&disk);
+            let expected = whole_log(&open(&roomy, &options, 1).unwrap()).unwrap();
+            full.set_space(Some(0));
+            let log = open(&full, &options, 1).unwrap_or_else(|e| panic!("op {op}, {mode:?}: {e}"));
+            assert_eq!(whole_log(&log).unwrap(), expected, "op {op}, {mode:?}");
+            match append(&log, 300) {
+                Ok(()) => {}
+                Err(error) => assert!(error.is_storage_full(), "op {op}, {mode:?}: {error:?}"),
+            }
+            full.set_space(None);
+            if log.recovery().verdict != Verdict::AmbiguousLastGroup {
+                append(&log, 301).unwrap_or_else(|e| panic!("op {op}, {mode:?}: {e}"));
+            }
+            whole_log(&log).unwrap();
+        }
+    }
 }
 
 // On the real disk, with processes of their own.

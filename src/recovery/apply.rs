@@ -3,7 +3,8 @@
 //! In this order, each step safe to be interrupted and repeated:
 //! 1. What is found damaged is reported, and nothing has been changed.
 //! 2. An unfinished roll is removed.
-//! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably.
+//! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably. If there is no space for that, what holds nothing is
+//!    removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
 //! 4. What is adopted beyond the last proven durable point is written again, what is cut off is overwritten with zeros, and
 //!    both are synced: after a failed sync the page cache may hold what the disk does not.
 //!
@@ -27,7 +28,9 @@ use crate::options::Options;
 use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
 use crate::storage::map::{Image, ImageWriter};
-use crate::storage::{Dir, File, OpenMode, fs, read_small, read_up_to, write_all_at, write_small_atomically};
+use crate::storage::{
+    Dir, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
+};
 use crate::types::{Position, Timestamp};
 
 /// What an open found at the end of the log, and what it did about it.
@@ -47,7 +50,8 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// How long the open took.
     pub elapsed: Duration,
-    /// Where the bytes of an ambiguous last group were put.
+    /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`]: the disk is full, so they are
+    /// where they were and not shown, and appends answer [`Error::Io`] until the log is opened with some space.
     pub quarantined: Option<PathBuf>,
 }
 
@@ -62,6 +66,8 @@ pub(crate) struct RecoveredLog {
     pub(crate) generation: u32,
     pub(crate) last_timestamp: Timestamp,
     pub(crate) is_marked: bool,
+    /// Why nothing may be appended: what is to be cut off is still there, because there is no space to keep it aside.
+    pub(crate) no_appends: Option<Error>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -151,6 +157,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         .as_ref()
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
+    let mut no_appends = None;
     match decide(is, before_is) {
         Decision::Newest => {
             if let Some(before) = &mut before {
@@ -167,7 +174,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             return Err(damaged(path, 0, positions, what));
         }
         Decision::RemoveNewest => {
-            remove_unfinished_roll(root, &segments_dir, &newest)?;
+            no_appends = unless_full(remove_unfinished_roll(root, &segments_dir, &newest))?.err();
             firsts.pop();
             if let Some(surveyed) = before.take() {
                 newest = surveyed;
@@ -219,7 +226,13 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             report.cut_positions = last.map(|last| (found.last_position.next(), last));
             cut_end = end;
             let bytes = &image.unfrozen_mut(found.end, end - found.end)[..];
-            report.quarantined = Some(quarantine(root, first, found.end as u64, bytes)?);
+            match unless_full(quarantine(root, &segments_dir, first, found.end as u64, bytes))? {
+                Ok(path) => report.quarantined = Some(path),
+                Err(error) => {
+                    no_appends = Some(error);
+                    cut_end = found.end;
+                }
+            }
         }
         Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
     }
@@ -257,6 +270,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         generation: found.generation,
         last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
+        no_appends,
         active: RecoveredSegment {
             header,
             image,
@@ -566,15 +580,58 @@ fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surv
         let len = usize::try_from(len.min(crate::format::segment_header::SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
         let bytes = newest.file.map(len).at(&path, "mapping a segment")?;
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        quarantine(root, newest.first, 0, &bytes[..end])?;
+        quarantine(root, dir, newest.first, 0, &bytes[..end])?;
     }
     dir.remove(&name)
         .and_then(|()| dir.sync())
         .at(&path, "removing an unfinished segment")
 }
 
-/// Keeps `bytes`, which stood at `offset` of the segment at `first`, in a file of their own.
-fn quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
+/// A full disk is no reason not to open.
+fn unless_full<T>(result: Result<T>) -> Result<Result<T, Error>> {
+    match result {
+        Err(error) if error.is_storage_full() => {
+            tracing::error!(%error, "nothing can be appended: the disk is full");
+            Ok(Err(error))
+        }
+        other => other.map(Ok),
+    }
+}
+
+/// Keeps `bytes`, which stood at `offset` of the segment at `first` in the folder `segments`, in a file of their own; if need be in the
+/// place of a spare.
+fn quarantine(
+    root: &Arc<dyn Dir>,
+    segments: &Arc<dyn Dir>,
+    first: Position,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<PathBuf> {
+    let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED].into_iter();
+    loop {
+        match write_to_quarantine(root, first, offset, bytes) {
+            Err(error) if error.is_storage_full() => {
+                if hold_nothing.any(|name| segments.remove(name).is_ok()) {
+                    continue;
+                }
+                // The file, and at worst a block each for the folder and what is to be known of both.
+                let needed = bytes.len().next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
+                let what = format!(
+                    "the disk is full: free {needed} bytes and open the log again; until then it can be read, and not appended to"
+                );
+                let source = io::Error::new(io::ErrorKind::StorageFull, what);
+                return Err(Error::io(
+                    root.path().join(names::QUARANTINE),
+                    "keeping the end of the log aside",
+                    source,
+                ));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
     let dir = root
         .subdir(names::QUARANTINE, true)
         .at(root.path(), "creating the folder quarantine")?;
@@ -587,11 +644,15 @@ fn quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
-                write_all_at(&*file, bytes, 0)
+                let written = write_all_at(&*file, bytes, 0)
                     .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
-                    .and_then(|()| dir.sync())
-                    .at(&path, "writing a file in quarantine")?;
-                return Ok(path);
+                    .and_then(|()| dir.sync());
+                if written.is_err() {
+                    // Half of it is of no use, and takes space. If it stays, the next one has another name.
+                    drop(file);
+                    drop(dir.remove(&name));
+                }
+                return written.at(&path, "writing a file in quarantine").map(|()| path);
             }
         }
     }
