@@ -430,6 +430,7 @@ impl Log {
             Arc::clone(&self.0.segments),
             Arc::clone(&self.0.watermark),
             after,
+            false,
         ))
     }
 

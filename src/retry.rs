@@ -1,5 +1,7 @@
 //! Idempotent appends: a batch that comes again, because its answer got lost, is known by the ids of its events.
 
+use std::sync::Arc;
+
 use crate::append::batch::Batch;
 use crate::append::ticket::Places;
 use crate::error::Result;
@@ -17,7 +19,7 @@ pub(crate) fn may_be_one(batch: &Batch) -> bool {
 }
 
 /// Where the events of `batch` are if they are all in the log already, each right where it would have gone.
-pub(crate) fn places_of_first_attempt(segments: &SegmentSet, batch: &Batch) -> Result<Option<Places>> {
+pub(crate) fn places_of_first_attempt(segments: &Arc<SegmentSet>, batch: &Batch) -> Result<Option<Places>> {
     let mut places = Vec::with_capacity(batch.parts().len());
     for part in batch.parts() {
         let Some(expected) = part.expected.named_version() else {
@@ -29,6 +31,9 @@ pub(crate) fn places_of_first_attempt(segments: &SegmentSet, batch: &Batch) -> R
         let mut walk = StreamWalk::new(segments, batch.stream(part), Some(first_version), false)?;
         let mut place: Option<Appended> = None;
         for encoded in batch.records(part) {
+            if walk.pass_lost()?.is_some() {
+                return Ok(None);
+            }
             let Some((event, _)) = walk.step()? else {
                 return Ok(None);
             };

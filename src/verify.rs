@@ -352,7 +352,7 @@ fn agrees(
             .candidates(stream)
             .find(|found| is_stream(found.offset))
             .ok_or("index that lacks a stream")?;
-        let same = found.count == part.count
+        let same = u64::from(found.count) == part.count
             && found.first_version == part.first_version.get()
             && index.offsets(&found, 0, found.count as usize).as_deref() == Some(entry.offsets());
         if !same {

@@ -228,7 +228,8 @@ impl ActiveSegment {
     pub(crate) fn add_seal(&mut self, last: Position, durable: Position) -> ClosedGroup {
         let totals = self.index.read().totals();
         let seal = Seal {
-            event_count: totals.events,
+            // Of positions: some of them may be those of lost events.
+            event_count: last.get() + 1 - self.header.first_position.get(),
             last_position: last,
             last_timestamp: totals.last_timestamp.unwrap_or_default(),
         };

@@ -192,6 +192,10 @@ fn write_index_file(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) -> 
     let Some(index) = segment.memory_index() else {
         return Ok(());
     };
+    if !index.read().losses().is_empty() {
+        // An index file has no room for what was lost. The index is made anew from the segment when it is needed.
+        return Ok(());
+    }
     let header = segment.open()?.header;
     let bytes = sealed::encode(&index.read(), &header, |stream, _| {
         let before = last_part(segments, stream, header.first_position)?;

@@ -7,8 +7,8 @@
 //! |      8 |    8 | u64 LE | position        | of the event; of a seal: the last one in the segment   |
 //! |     16 |    8 | u64 LE | version         | of the event; 0 for a seal                             |
 //! |     24 |    8 | i64 LE | timestamp       | UTC microseconds, never below that of the record before |
-//! |     32 |    1 | u8     | kind            | 1 event, 5 seal; 2 to 4 are reserved, others unknown   |
-//! |     33 |    1 | u8     | flags           | bit 0: last of its batch; bit 1: has an id; others zero |
+//! |     32 |    1 | u8     | kind            | 1 event, 5 seal, 6 lost; 2 to 4 are reserved, others unknown |
+//! |     33 |    1 | u8     | flags           | bit 0: last of its batch; bit 1: has an id (of a lost: inexact); others zero |
 //! |     34 |    2 | u16 LE | stream length   | 1 ..= 1024 for an event, 0 for a seal                  |
 //! |     36 |    2 | u16 LE | type length     | 0 ..= 1024                                             |
 //! |     38 |    2 | u16 LE | tags length     | bytes of all tags with their lengths                   |
@@ -21,6 +21,10 @@
 //! Valid iff (R1) it ends within the group, (R2) the crc matches, (R3) the kind is known, (R4) the lengths add up to
 //! no more than the length, (R5) stream, type and tags are UTF-8 and within their bounds, (R6) unknown
 //! flags are zero, (R7) the position is 1 to 2^63 - 1 (of a seal: 0 to), and the version 1 to the position.
+//!
+//! A *lost* stands in the place of what was lost: `position` is the last lost position, `version` the first one (one more if there are
+//! none), `metadata length` the bytes of the list of streams. Its body, from its beginning: the time of the repair (i64 LE, if the body
+//! has 8 bytes), the list, zeros. An entry of the list: first version u64 LE, last version u64 LE, length u16 LE, name.
 //!
 //! The checksum takes the body first so that a caller can checksum it outside every lock, before position,
 //! version and timestamp are known; the header's 40 bytes are added when they are ([`number`]).
@@ -38,8 +42,11 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 44;
 
 const KIND_EVENT: u8 = 1;
 const KIND_SEAL: u8 = 5;
+const KIND_LOST: u8 = 6;
 const FLAG_LAST_OF_BATCH: u8 = 1 << 0;
 const FLAG_HAS_ID: u8 = 1 << 1;
+/// Of a lost, which has no id.
+const FLAG_INEXACT: u8 = 1 << 1;
 const ID_BYTES: usize = 16;
 const SEAL_BODY_BYTES: usize = 16;
 
@@ -264,6 +271,136 @@ impl Seal {
     }
 }
 
+/// What stands in the place of events that were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostRef<'a> {
+    pub(crate) first: Position,
+    /// Below `first` if no position was lost.
+    pub(crate) last: Position,
+    /// Whether just these positions were lost; otherwise they are the most that can have been.
+    pub(crate) exact: bool,
+    /// The time of the last event before.
+    pub(crate) timestamp: Timestamp,
+    /// When it was put here, if there was room to say it.
+    pub(crate) repaired_at: Option<Timestamp>,
+    /// Versions that are known to be lost.
+    pub(crate) streams: LostStreams<'a>,
+}
+
+/// The list of streams of a [`LostRef`]: an iterator over stream, first and last version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LostStreams<'a>(&'a [u8]);
+
+/// Before the name in an entry of the list: first version, last version, length.
+const LOST_STREAM_BYTES: usize = 18;
+const LOST_TIME_BYTES: usize = 8;
+
+impl<'a> Iterator for LostStreams<'a> {
+    type Item = (&'a str, Version, Version);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (fixed, rest) = self.0.split_first_chunk::<LOST_STREAM_BYTES>()?;
+        let len: usize = LittleEndian::read_u16(&fixed[16..]).into();
+        let (name, rest) = rest.split_at_checked(len)?;
+        let name = std::str::from_utf8(name).ok()?;
+        self.0 = rest;
+        let (first, last) = (LittleEndian::read_u64(fixed), LittleEndian::read_u64(&fixed[8..]));
+        Some((name, Version::new(first), Version::new(last)))
+    }
+}
+
+impl<'a> LostRef<'a> {
+    /// How many positions are lost, or may be.
+    pub(crate) fn count(&self) -> u64 {
+        (self.last.get() + 1).saturating_sub(self.first.get())
+    }
+
+    /// Fills `record`, all of it, with a lost record; as many of `streams` as there is room for, and the time of the repair, are in it.
+    ///
+    /// # Panics
+    /// If `record` is shorter than a record header, or its length no multiple of 8: a bug of the caller.
+    pub(crate) fn encode<'s>(
+        &self,
+        streams: impl IntoIterator<Item = (&'s str, Version, Version)>,
+        record: &mut [u8],
+        seed: u32,
+    ) {
+        assert!(record.len() >= RECORD_HEADER_BYTES && record.len().is_multiple_of(ALIGNMENT));
+        record.fill(0);
+        let (header, body) = record.split_at_mut(RECORD_HEADER_BYTES);
+        let mut used = 0;
+        if let (Some(time), true) = (self.repaired_at, body.len() >= LOST_TIME_BYTES) {
+            LittleEndian::write_i64(body, time.as_micros());
+            used = LOST_TIME_BYTES;
+            for (name, first, last) in streams {
+                let len = LOST_STREAM_BYTES + name.len();
+                let Some(entry) = body.get_mut(used..used + len) else {
+                    break;
+                };
+                LittleEndian::write_u64(entry, first.get());
+                LittleEndian::write_u64(&mut entry[8..], last.get());
+                LittleEndian::write_u16(&mut entry[16..], to_u16(name.len()));
+                entry[LOST_STREAM_BYTES..].copy_from_slice(name.as_bytes());
+                used += len;
+            }
+            used -= LOST_TIME_BYTES;
+        }
+        LittleEndian::write_u32(&mut header[4..], to_u32(RECORD_HEADER_BYTES + body.len()));
+        header[32] = KIND_LOST;
+        header[33] = if self.exact { 0 } else { FLAG_INEXACT };
+        LittleEndian::write_u32(&mut header[40..], to_u32(used));
+        let body_crc = crc32(&[body]);
+        LittleEndian::write_u32(header, body_crc);
+        let numbers = Numbers {
+            position: self.last,
+            version: Version::new(self.first.get()),
+            timestamp: self.timestamp,
+            last_of_batch: true,
+        };
+        number(record, &numbers, seed);
+    }
+
+    fn decode(header: &[u8], body: &'a [u8], position: Position, timestamp: Timestamp) -> Result<Self, RecordError> {
+        use RecordError::Invalid;
+        let first = Position::new(LittleEndian::read_u64(&header[16..]));
+        if first == Position::START || first.get() > position.get() + 1 {
+            return Err(Invalid("lost record with positions out of bounds"));
+        }
+        let (time, rest) = match body.split_first_chunk::<LOST_TIME_BYTES>() {
+            Some((time, rest)) => (Some(Timestamp::from_micros(LittleEndian::read_i64(time))), rest),
+            None => (None, &[][..]),
+        };
+        let Some(list) = rest.get(..LittleEndian::read_u32(&header[40..]) as usize) else {
+            return Err(Invalid("lost record whose parts exceed it"));
+        };
+        let lost = Self {
+            first,
+            last: position,
+            exact: header[33] & FLAG_INEXACT == 0,
+            timestamp,
+            repaired_at: time,
+            streams: LostStreams(list),
+        };
+        let mut streams = lost.streams;
+        let mut left = lost.count();
+        while !streams.0.is_empty() {
+            let Some((name, first, last)) = streams.next() else {
+                return Err(Invalid("lost record with a malformed list"));
+            };
+            let count = (last.get().min(ORDINAL_MAX) + 1).saturating_sub(first.get());
+            if name.is_empty() || name.len() > STREAM_BYTES_MAX || first == Version::EMPTY || last < first {
+                return Err(Invalid("lost record with a malformed list"));
+            }
+            // No more versions than positions, and none above its position.
+            left = match left.checked_sub(count) {
+                Some(left) if last.get() <= position.get() => left,
+                _ => return Err(Invalid("lost record that lists too much")),
+            };
+        }
+        Ok(lost)
+    }
+}
+
 /// One event as it stands in the log; everything borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventRef<'a> {
@@ -330,6 +467,7 @@ impl<'a> Tags<'a> {
 pub(crate) enum Record<'a> {
     Event(EventRef<'a>),
     Seal(Seal),
+    Lost(LostRef<'a>),
 }
 
 /// A record and what the scan needs to know beside its content.
@@ -355,9 +493,10 @@ pub(crate) enum RecordError {
     UnknownKind(u8),
 }
 
-/// Whether the record at the beginning of `bytes` says that it is a seal; not checked.
-pub(crate) fn looks_like_seal(bytes: &[u8]) -> bool {
-    bytes.get(32) == Some(&KIND_SEAL)
+/// Whether the record at the beginning of `bytes` says that it is a seal, or a lost; not checked.
+#[inline]
+pub(crate) fn looks_like_control(bytes: &[u8]) -> bool {
+    matches!(bytes.get(32), Some(&(KIND_SEAL | KIND_LOST)))
 }
 
 /// Decodes the record at the beginning of `bytes` and checks it by rules R1 to R7.
@@ -448,6 +587,7 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
                 last_timestamp: timestamp,
             })
         }
+        KIND_LOST => Record::Lost(LostRef::decode(header, body, position, timestamp)?),
         other => return Err(RecordError::UnknownKind(other)),
     };
     let last_of_batch = flags & FLAG_LAST_OF_BATCH != 0;
@@ -474,6 +614,88 @@ mod tests {
         encode_event(&mut buf, "order-1", event).unwrap();
         number(&mut buf, &NUMBERS, 5);
         buf
+    }
+
+    #[test]
+    fn a_lost_record_is_decoded_as_it_was_encoded() {
+        let lost = LostRef {
+            first: Position::new(7),
+            last: Position::new(12),
+            exact: true,
+            timestamp: Timestamp::from_micros(5),
+            repaired_at: Some(Timestamp::from_micros(99)),
+            streams: LostStreams::default(),
+        };
+        let v = Version::new;
+        let streams = [("a", v(1), v(2)), ("long-name", v(3), v(3)), ("c", v(12), v(12))];
+        for (len, entries) in [(48, 0), (56, 0), (72, 1), (96, 1), (104, 2), (4096, 3)] {
+            for exact in [true, false] {
+                let mut record = vec![0xff; len];
+                LostRef { exact, ..lost }.encode(streams, &mut record, 5);
+                let decoded = decode(&record, 5).unwrap();
+                assert_eq!((decoded.len, decoded.last_of_batch), (len, true));
+                let Record::Lost(found) = decoded.record else {
+                    panic!("not lost")
+                };
+                assert_eq!(found.repaired_at, lost.repaired_at.filter(|_| len > 48), "{len}");
+                assert_eq!(
+                    (found.first, found.last, found.exact, found.count()),
+                    (lost.first, lost.last, exact, 6)
+                );
+                assert_eq!(found.streams.collect::<Vec<_>>(), &streams[..entries], "{len}");
+            }
+        }
+        // None lost.
+        let mut record = [0; 48];
+        let none = LostRef {
+            first: Position::new(13),
+            ..lost
+        };
+        none.encode([], &mut record, 5);
+        assert!(matches!(decode(&record, 5).unwrap().record, Record::Lost(found) if found.count() == 0));
+    }
+
+    #[test]
+    fn a_lost_record_that_lists_what_cannot_be_is_refused() {
+        let v = Version::new;
+        let bad = [
+            vec![("a", v(0), v(0))],
+            vec![("a", v(3), v(2))],
+            vec![("a", v(1), v(4))],
+            vec![("a", v(13), v(13))],
+            vec![("a", v(1), v(u64::MAX))],
+            vec![("a", v(1), v(2)), ("b", v(1), v(2))],
+            vec![("", v(1), v(1))],
+        ];
+        let lost = LostRef {
+            first: Position::new(10),
+            last: Position::new(12),
+            exact: true,
+            timestamp: Timestamp::from_micros(5),
+            repaired_at: Some(Timestamp::from_micros(99)),
+            streams: LostStreams::default(),
+        };
+        for streams in bad {
+            let mut record = [0; 256];
+            lost.encode(streams.clone(), &mut record, 5);
+            assert!(
+                matches!(decode(&record, 5), Err(RecordError::Invalid(_))),
+                "{streams:?}"
+            );
+        }
+        for (first, last) in [(0, 12), (14, 12), (1, u64::MAX), (1, 1 << 63)] {
+            let mut record = [0; 256];
+            let lost = LostRef {
+                first: Position::new(first),
+                last: Position::new(last),
+                ..lost
+            };
+            lost.encode([], &mut record, 5);
+            assert!(
+                matches!(decode(&record, 5), Err(RecordError::Invalid(_))),
+                "{first} to {last}"
+            );
+        }
     }
 
     #[test]
@@ -565,7 +787,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_not_damage() {
-        for kind in [0, 2, 3, 4, 6, 255] {
+        for kind in [0, 2, 3, 4, 7, 255] {
             let bytes = with_header(|header| header[32] = kind);
             assert_eq!(decode(&bytes, 5), Err(RecordError::UnknownKind(kind)));
         }

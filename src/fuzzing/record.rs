@@ -82,6 +82,11 @@ fn encodes_again(decoded: &Decoded<'_>, bytes: &[u8], seed: u32) {
     let encoded = match decoded.record {
         Record::Event(event) => encode(&event, decoded.last_of_batch, seed),
         Record::Seal(seal) => seal.encode(seed).to_vec(),
+        Record::Lost(lost) => {
+            let mut encoded = vec![0; decoded.len];
+            lost.encode(lost.streams, &mut encoded, seed);
+            encoded
+        }
     };
     let again = decode(&encoded, seed).expect("what was encoded decodes");
     assert_eq!(again.record, decoded.record, "a record that does not encode to itself");
@@ -94,6 +99,12 @@ fn encodes_again(decoded: &Decoded<'_>, bytes: &[u8], seed: u32) {
             assert_eq!(encoded[8..end], bytes[8..end]);
         }
         Record::Seal(_) => assert_eq!(encoded.len(), SEAL_BYTES),
+        Record::Lost(lost) => assert!(
+            lost.streams
+                .map(|(_, first, last)| last.get() + 1 - first.get())
+                .sum::<u64>()
+                <= lost.count()
+        ),
     }
 }
 
@@ -131,6 +142,6 @@ pub fn with_event<T>(stream: &str, event: &NewEvent<'_>, with: impl FnOnce(&Even
     record::number(&mut bytes, &numbers, 0);
     match decode(&bytes, 0).expect("what was encoded decodes").record {
         Record::Event(event) => Some(with(&event)),
-        Record::Seal(_) => panic!("an event became a seal"),
+        Record::Seal(_) | Record::Lost(_) => panic!("an event became something else"),
     }
 }

@@ -4,7 +4,7 @@
 use super::choices::Choices;
 use super::forge;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
-use crate::format::record::{self, EventRef, NewEvent, Numbers, Seal, encode_event};
+use crate::format::record::{self, EventRef, LostRef, NewEvent, Numbers, Seal, encode_event};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Hole, Scan, Tail, Visitor, scan};
@@ -162,6 +162,8 @@ struct Told {
     index: IndexBuilder,
     groups: usize,
     events: Vec<(usize, Position, Version, String, usize)>,
+    /// Offset and count of what was lost.
+    lost: Vec<(usize, u64)>,
 }
 
 impl Visitor for Told {
@@ -182,6 +184,11 @@ impl Visitor for Told {
         self.index.event(offset, event);
     }
 
+    fn lost(&mut self, offset: usize, len: usize, lost: &LostRef<'_>) {
+        self.lost.push((offset, lost.count()));
+        self.index.lost(offset, len, lost);
+    }
+
     fn hole(&mut self, hole: &Hole) {
         self.events.retain(|&(offset, ..)| offset < hole.offset);
         self.index.hole(hole);
@@ -193,6 +200,7 @@ fn scanned(bytes: &[u8], header: &SegmentHeader) -> (Scan, Told) {
     let found = scan(bytes, header, &mut told);
     assert!(told.groups <= bytes.len() / GROUP_HEADER_BYTES, "more groups than fit");
     told.events.retain(|&(offset, ..)| offset < found.end);
+    told.lost.retain(|&(offset, _)| offset < found.end);
     (found, told)
 }
 
@@ -202,7 +210,9 @@ fn check(bytes: &[u8], header: &SegmentHeader) {
     assert_eq!(told.events.len() as u64, found.event_count);
     assert_eq!(
         found.last_position.get(),
-        header.first_position.get().saturating_sub(1) + found.event_count
+        header.first_position.get().saturating_sub(1)
+            + found.event_count
+            + told.lost.iter().map(|&(_, count)| count).sum::<u64>()
     );
     let is_zero = |part: &[u8]| part.iter().all(|&byte| byte == 0);
     // What lies between a group and the place of the next one is never read.
@@ -234,7 +244,7 @@ fn check(bytes: &[u8], header: &SegmentHeader) {
         found.event_count,
         "an index with other events than the scan"
     );
-    let streams: u64 = index.streams().map(|(_, entry)| u64::from(entry.part().count)).sum();
+    let streams: u64 = index.streams().map(|(_, entry)| entry.offsets().len() as u64).sum();
     assert_eq!(streams, found.event_count);
 
     let mut kept = bytes[..found.end].to_vec();

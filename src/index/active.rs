@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::{GenerationStart, LANDMARK_BYTES, Landmark, StreamPart, Totals};
+use super::{GenerationStart, LANDMARK_BYTES, Landmark, LossSpan, StreamPart, Totals};
 use crate::format::segment_header::Generation;
 use crate::types::{Position, Timestamp, Version};
 
@@ -14,24 +14,61 @@ pub(crate) struct ActiveIndex {
     landmarks: Vec<Landmark>,
     generations: Vec<GenerationStart>,
     totals: Totals,
+    losses: Vec<LossSpan>,
 }
 
-/// Where the events of one stream are: version `first_version + i` at `offsets[i]`.
+/// Where the events of one stream are: version `first_version + i` at `offsets[i]`, but for versions that were lost.
 #[derive(Debug)]
 pub(crate) struct StreamOffsets {
     first_version: Version,
     previous: Option<Position>,
     offsets: Vec<u32>,
+    /// In order; empty in a segment that was not damaged.
+    lost: Vec<LostVersions>,
+}
+
+/// Versions of a stream that were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostVersions {
+    /// How many events of the stream stand in the segment before them.
+    before: usize,
+    pub(crate) first: Version,
+    pub(crate) last: Version,
+    /// Which loss took them, of those of the segment.
+    pub(crate) loss: usize,
+}
+
+/// What there is of a stream from one version on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Versions<'a> {
+    /// Events of consecutive versions, at these offsets.
+    Events(&'a [u32]),
+    /// These versions were lost.
+    Lost(LostVersions),
 }
 
 impl StreamOffsets {
     pub(crate) fn part(&self) -> StreamPart {
         StreamPart {
             first_version: self.first_version,
-            // A segment has at most 2^30 bytes.
-            count: u32::try_from(self.offsets.len()).unwrap_or(u32::MAX),
+            count: self.version_at(self.offsets.len()) - self.first_version.get(),
             previous: self.previous,
         }
+    }
+
+    /// The part of it that lies before the offset `end`; `None` if nothing does.
+    pub(crate) fn part_before(&self, end: usize) -> Option<StreamPart> {
+        let events = self.offsets.partition_point(|&offset| (offset as usize) < end);
+        // What was lost was lost before the log was opened: everybody may see that.
+        let count = self.version_at(events) - self.first_version.get();
+        (count > 0).then(|| StreamPart { count, ..self.part() })
+    }
+
+    /// The version of the event number `i`, or the one after the last.
+    fn version_at(&self, i: usize) -> u64 {
+        let before = self.lost.iter().take_while(|run| run.before <= i);
+        let lost: u64 = before.map(|run| run.last.get() + 1 - run.first.get()).sum();
+        self.first_version.get() + i as u64 + lost
     }
 
     /// Adds the next event, at `offset`.
@@ -39,8 +76,51 @@ impl StreamOffsets {
         self.offsets.push(offset);
     }
 
+    /// The versions from the next one to `last` were lost, in the loss number `loss` of the segment.
+    fn lose(&mut self, last: Version, loss: usize) {
+        let first = Version::new(self.first_version.get() + self.part().count);
+        if last >= first {
+            self.lost.push(LostVersions {
+                before: self.offsets.len(),
+                first,
+                last,
+                loss,
+            });
+        }
+    }
+
     pub(crate) fn offsets(&self) -> &[u32] {
         &self.offsets
+    }
+
+    /// What there is of versions `first` to `last`, at one end of them: from `first` on, or if `backward` up to `last`.
+    pub(crate) fn versions(&self, first: Version, last: Version, backward: bool) -> Option<Versions<'_>> {
+        let at = if backward { last } else { first };
+        let (mut low, mut high) = (first, last);
+        for run in &self.lost {
+            if (run.first..=run.last).contains(&at) {
+                return Some(Versions::Lost(LostVersions {
+                    first: run.first.max(first),
+                    last: run.last.min(last),
+                    ..*run
+                }));
+            }
+            if run.last < at {
+                low = low.max(run.last.next());
+            } else {
+                high = high.min(Version::new(run.first.get() - 1));
+            }
+        }
+        let lost_before = self.lost.iter().take_while(|run| run.last < low);
+        let lost: u64 = lost_before.map(|run| run.last.get() + 1 - run.first.get()).sum();
+        let index = |version: u64| {
+            let i = version.checked_sub(self.first_version.get())?.checked_sub(lost)?;
+            usize::try_from(i).ok()
+        };
+        let offsets = self
+            .offsets
+            .get(index(low.get())?..index(high.get().checked_add(1)?)?)?;
+        Some(Versions::Events(offsets))
     }
 }
 
@@ -96,6 +176,7 @@ impl ActiveIndex {
                 first_version: version,
                 previous,
                 offsets: Vec::new(),
+                lost: Vec::new(),
             };
             self.streams.insert(stream.into(), entry);
             self.totals.new_streams += u64::from(version.get() == 1);
@@ -112,9 +193,22 @@ impl ActiveIndex {
         for start in later.generations {
             self.add_generation(start);
         }
-        for (name, entry) in later.streams {
+        let losses = self.losses.len();
+        self.losses.extend(later.losses);
+        for (name, mut entry) in later.streams {
+            for run in &mut entry.lost {
+                run.loss += losses;
+            }
             match self.streams.entry(name) {
-                Entry::Occupied(mut here) => here.get_mut().offsets.extend(entry.offsets),
+                Entry::Occupied(mut here) => {
+                    let here = here.get_mut();
+                    let before = here.offsets.len();
+                    here.lost.extend(entry.lost.into_iter().map(|run| LostVersions {
+                        before: run.before + before,
+                        ..run
+                    }));
+                    here.offsets.extend(entry.offsets);
+                }
                 Entry::Vacant(free) => drop(free.insert(entry)),
             }
         }
@@ -131,6 +225,33 @@ impl ActiveIndex {
         totals.payload_bytes += payload_bytes;
         totals.first_timestamp = totals.first_timestamp.or(first_timestamp);
         totals.last_timestamp = last_timestamp.or(totals.last_timestamp);
+    }
+
+    /// Adds a record that stands in the place of what was lost.
+    pub(crate) fn add_loss(&mut self, loss: LossSpan) {
+        self.losses.push(loss);
+    }
+
+    /// Versions of `stream` up to `last` were lost in the last loss; from `first` on, if that is the first that is here of it.
+    pub(crate) fn lose(&mut self, stream: &str, first: Version, last: Version) {
+        if let Some(loss) = self.losses.len().checked_sub(1) {
+            self.entry(stream, first, None).0.lose(last, loss);
+        }
+    }
+
+    /// The first version of `stream` that is missing before its next event, `version`, if something was lost since the one before: then
+    /// these were.
+    pub(crate) fn first_missing(&self, stream: &str, version: Version) -> Option<Version> {
+        let loss = self.losses.last()?;
+        let entry = self.streams.get(stream)?;
+        let next = entry.part().last_version().next();
+        let is_between = entry.offsets.last().is_none_or(|&last| last < loss.offset);
+        (is_between && next < version).then_some(next)
+    }
+
+    /// What was lost in the segment, in order.
+    pub(crate) fn losses(&self) -> &[LossSpan] {
+        &self.losses
     }
 
     pub(crate) fn stream(&self, stream: &str) -> Option<&StreamOffsets> {
@@ -151,5 +272,77 @@ impl ActiveIndex {
 
     pub(crate) fn totals(&self) -> Totals {
         self.totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v(n: u64) -> Version {
+        Version::new(n)
+    }
+
+    /// Versions 3, 4 are events, 5 to 7 lost, 8 is an event, 9 lost.
+    fn index() -> ActiveIndex {
+        let mut index = ActiveIndex::default();
+        let loss = |offset| LossSpan {
+            offset,
+            len: 48,
+            first: Position::new(100),
+            last: Position::new(110),
+            exact: true,
+            timestamp: Timestamp::from_micros(0),
+            repaired_at: None,
+        };
+        let push = |index: &mut ActiveIndex, version, offset| index.entry("a", v(version), None).0.push(offset);
+        push(&mut index, 3, 30);
+        push(&mut index, 4, 40);
+        index.add_loss(loss(50));
+        index.lose("a", v(5), v(7));
+        push(&mut index, 8, 80);
+        index.add_loss(loss(90));
+        index.lose("a", v(9), v(9));
+        index.lose("b", v(2), v(3));
+        index
+    }
+
+    #[test]
+    fn lost_versions_have_their_place_between_events() {
+        let index = index();
+        let a = index.stream("a").unwrap();
+        assert_eq!((a.part().first_version, a.part().count), (v(3), 7));
+        let run = |first, last, loss, before| {
+            Versions::Lost(LostVersions {
+                before,
+                first: v(first),
+                last: v(last),
+                loss,
+            })
+        };
+        for (first, last, forward, backward) in [
+            (3, 9, Versions::Events(&[30, 40][..]), run(9, 9, 1, 3)),
+            (4, 8, Versions::Events(&[40]), Versions::Events(&[80])),
+            (5, 8, run(5, 7, 0, 2), Versions::Events(&[80])),
+            (3, 6, Versions::Events(&[30, 40]), run(5, 6, 0, 2)),
+            (6, 6, run(6, 6, 0, 2), run(6, 6, 0, 2)),
+            (8, 9, Versions::Events(&[80]), run(9, 9, 1, 3)),
+        ] {
+            assert_eq!(a.versions(v(first), v(last), false), Some(forward), "{first} to {last}");
+            assert_eq!(
+                a.versions(v(first), v(last), true),
+                Some(backward),
+                "{first} to {last}, backward"
+            );
+        }
+        assert_eq!(a.versions(v(1), v(2), false), None);
+        assert_eq!(a.versions(v(10), v(10), false), None);
+        for (end, count) in [(30, 0), (31, 1), (41, 5), (80, 5), (81, 7)] {
+            let found = a.part_before(end).map_or(0, |part| part.count);
+            assert_eq!(found, count, "before {end}");
+        }
+        let b = index.stream("b").unwrap();
+        assert_eq!((b.part().first_version, b.part().last_version()), (v(2), v(3)));
+        assert_eq!(b.versions(v(2), v(3), true), Some(run(2, 3, 1, 0)));
     }
 }

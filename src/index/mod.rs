@@ -6,24 +6,25 @@
 pub(crate) mod active;
 pub(crate) mod sealed;
 
+use crate::format::record::LostRef;
 use crate::format::segment_header::Generation;
 use crate::types::{Position, Timestamp, Version};
 
 /// The part of a stream that one segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamPart {
-    /// Version of the first event here.
+    /// The first version here.
     pub(crate) first_version: Version,
-    /// Count of events here; at least 1.
-    pub(crate) count: u32,
+    /// How many versions there are, lost ones included; at least 1.
+    pub(crate) count: u64,
     /// First position of the segment that holds the event before `first_version`; `None` if this part does not know.
     pub(crate) previous: Option<Position>,
 }
 
 impl StreamPart {
-    /// Version of the last event here.
+    /// The last version here.
     pub(crate) fn last_version(&self) -> Version {
-        Version::new(self.first_version.get() + u64::from(self.count) - 1)
+        Version::new(self.first_version.get() + self.count - 1)
     }
 }
 
@@ -40,6 +41,42 @@ pub(crate) struct Landmark {
 pub(crate) struct GenerationStart {
     pub(crate) offset: u32,
     pub(crate) generation: Generation,
+}
+
+/// A record in a segment that stands in the place of what was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LossSpan {
+    /// Where the record stands, and its length: it fills the place of what was lost, but for the header of its group.
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    pub(crate) first: Position,
+    /// Below `first` if no position was lost.
+    pub(crate) last: Position,
+    pub(crate) exact: bool,
+    /// The time of the last event before.
+    pub(crate) timestamp: Timestamp,
+    pub(crate) repaired_at: Option<Timestamp>,
+}
+
+impl LossSpan {
+    /// What stands at `offset`, `len` bytes long.
+    pub(crate) fn of(lost: &LostRef<'_>, offset: usize, len: usize) -> Self {
+        Self {
+            // Offsets in a segment fit a u32: `SEGMENT_BYTES_MAX`.
+            offset: u32::try_from(offset).unwrap_or(u32::MAX),
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+            first: lost.first,
+            last: lost.last,
+            exact: lost.exact,
+            timestamp: lost.timestamp,
+            repaired_at: lost.repaired_at,
+        }
+    }
+
+    /// How many positions were lost, or may have been.
+    pub(crate) fn count(&self) -> u64 {
+        (self.last.get() + 1).saturating_sub(self.first.get())
+    }
 }
 
 /// A landmark is set at the first group that starts this many bytes after the last one.

@@ -79,7 +79,7 @@ pub(crate) fn encode(
         };
         let entry = IndexEntry {
             offset: stream.offsets()[0],
-            count: part.count,
+            count: narrow(stream.offsets().len()),
             first_version: part.first_version.get(),
             previous: previous.get(),
             packed_start: narrow(offsets.len()),
@@ -218,7 +218,7 @@ impl SealedIndex {
 pub(crate) fn part_of(entry: &IndexEntry) -> StreamPart {
     StreamPart {
         first_version: Version::new(entry.first_version),
-        count: entry.count,
+        count: entry.count.into(),
         previous: Some(Position::new(entry.previous)),
     }
 }

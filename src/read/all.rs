@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::Lost;
 use super::walk::{Ahead, Walk};
 use crate::error::Result;
 use crate::format::record::EventRef;
 use crate::format::segment_header::SEGMENT_HEADER_BYTES;
-use crate::index::GenerationStart;
+use crate::index::{GenerationStart, LossSpan};
 use crate::segments::segment::{Content, Opened, Segment, event_at};
 use crate::segments::set::SegmentSet;
 use crate::types::{Position, Timestamp};
@@ -55,29 +56,59 @@ impl Forward {
             }
             walk.skip_to(self.next);
         }
-        while walk.advance(&segment)? == Ahead::Record && walk.next_position().is_some_and(|next| next < self.next) {
-            walk.take(&segment)?;
+        loop {
+            match walk.advance(&segment)? {
+                Ahead::Record if walk.next_position().is_some_and(|next| next < self.next) => {
+                    walk.take(&segment)?;
+                }
+                Ahead::Lost(lost) if lost.last < self.next => walk.pass(&lost),
+                _ => return Ok(Some((segment, walk))),
+            }
         }
-        Ok(Some((segment, walk)))
     }
 
-    /// The next event; `None` if there is none to be seen yet.
+    /// What was lost, if that comes next: it has been passed over then.
     #[inline]
-    pub(crate) fn step(&mut self) -> Result<Option<Located<'_>>> {
+    pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+        if self.here.as_ref().is_some_and(|(_, walk)| walk.is_before_event()) {
+            return Ok(None);
+        }
+        let Ahead::Lost(span) = self.advance()? else {
+            return Ok(None);
+        };
+        let Some((segment, walk)) = &mut self.here else {
+            return Ok(None);
+        };
+        if span.first > self.next {
+            let missing = Some((self.next, self.next));
+            return Err(segment.damaged(span.offset as usize, missing, "lost record out of order"));
+        }
+        walk.pass(&span);
+        let first = std::mem::replace(&mut self.next, span.last.next());
+        Ok(Some(Box::new(Lost {
+            path: segment.path(),
+            span,
+            positions: (span.count() > 0).then_some((first, span.last)),
+            versions: None,
+        })))
+    }
+
+    /// Goes on to the next record, into the next segment if need be.
+    #[inline]
+    fn advance(&mut self) -> Result<Ahead> {
         loop {
             if self.here.is_none() {
                 self.here = self.enter()?;
             }
             let Some((segment, walk)) = &mut self.here else {
-                return Ok(None);
+                return Ok(Ahead::End);
             };
             match walk.advance(segment)? {
-                Ahead::Record => break,
-                Ahead::End => return Ok(None),
                 Ahead::Sealed => {}
+                ahead => return Ok(ahead),
             }
             let Some(next) = self.segments.after(segment.first_position()) else {
-                return Ok(None);
+                return Ok(Ahead::End);
             };
             if next.first_position() != self.next {
                 let before = Position::new(next.first_position().get().saturating_sub(1));
@@ -89,6 +120,15 @@ impl Forward {
             }
             let walk = Walk::new(&next)?;
             self.here = Some((next, walk));
+        }
+    }
+
+    /// The next event; `None` if there is none to be seen yet. What was lost has been passed over before
+    /// ([`Forward::pass_lost`]).
+    #[inline]
+    pub(crate) fn step(&mut self) -> Result<Option<Located<'_>>> {
+        if self.advance()? == Ahead::End {
+            return Ok(None);
         }
         let Some((segment, walk)) = &mut self.here else {
             return Ok(None);
@@ -126,6 +166,8 @@ struct Stretch {
     generations: Vec<GenerationStart>,
     /// Offsets of the records not handed out yet, in order.
     offsets: Vec<u32>,
+    /// Those of them that stand in the place of what was lost.
+    lost: Vec<LossSpan>,
 }
 
 impl Backward {
@@ -152,15 +194,27 @@ impl Backward {
         let start = landmark.map_or(SEGMENT_HEADER_BYTES, |landmark| landmark.offset as usize);
         let mut walk = Walk::from_group(&segment, start)?;
         let mut offsets = Vec::new();
+        let mut lost = Vec::new();
         let mut generations: Vec<GenerationStart> = Vec::new();
-        while walk.advance(&segment)? == Ahead::Record {
+        loop {
+            let ahead = walk.advance(&segment)?;
             if walk.next_position().is_some_and(|next| next > self.next) {
                 break;
             }
             let generation = walk.generation();
-            let (_, offset) = walk.take(&segment)?;
-            // Offsets in a segment fit a u32: `SEGMENT_BYTES_MAX`.
-            let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            let offset = match ahead {
+                // Offsets in a segment fit a u32: `SEGMENT_BYTES_MAX`.
+                Ahead::Record => u32::try_from(walk.take(&segment)?.1).unwrap_or(u32::MAX),
+                Ahead::Lost(span) => {
+                    walk.pass(&span);
+                    if span.count() == 0 {
+                        continue;
+                    }
+                    lost.push(span);
+                    span.offset
+                }
+                Ahead::Sealed | Ahead::End => break,
+            };
             offsets.push(offset);
             if generations.last().is_none_or(|last| last.generation != generation) {
                 generations.push(GenerationStart { offset, generation });
@@ -171,10 +225,43 @@ impl Backward {
             segment,
             generations,
             offsets,
+            lost,
         }))
     }
 
-    /// The next event; `None` if the beginning has been reached.
+    /// What was lost, if that comes next: it has been passed over then.
+    pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+        if self.next == Position::START {
+            return Ok(None);
+        }
+        if self.stretch.as_ref().is_none_or(|stretch| stretch.offsets.is_empty()) {
+            self.stretch = self.enter()?;
+        }
+        let Some(stretch) = &mut self.stretch else {
+            return Ok(None);
+        };
+        let offset = stretch.offsets.last().copied();
+        let Some(span) = stretch.lost.pop_if(|span| Some(span.offset) == offset) else {
+            return Ok(None);
+        };
+        stretch.offsets.pop();
+        if span.last < self.next {
+            let missing = Some((self.next, self.next));
+            return Err(stretch
+                .segment
+                .damaged(span.offset as usize, missing, "lost record out of order"));
+        }
+        let last = std::mem::replace(&mut self.next, Position::new(span.first.get() - 1));
+        Ok(Some(Box::new(Lost {
+            path: stretch.segment.path(),
+            span,
+            positions: Some((span.first, last)),
+            versions: None,
+        })))
+    }
+
+    /// The next event; `None` if the beginning has been reached. What was lost has been passed over before
+    /// ([`Backward::pass_lost`]).
     pub(crate) fn step(&mut self) -> Result<Option<Located<'_>>> {
         if self.next == Position::START {
             return Ok(None);
@@ -216,6 +303,8 @@ pub(crate) fn first_at_or_after(segments: &Arc<SegmentSet>, time: Timestamp, las
         let mut walk = Walk::new(segment)?;
         let starts_before = match walk.advance(segment)? {
             Ahead::Record => walk.take(segment)?.0.timestamp < time,
+            // The time of the last event before: nothing in an earlier segment is later, and what follows is not earlier.
+            Ahead::Lost(span) => span.timestamp < time,
             // Nothing there yet: whatever comes will be later.
             Ahead::Sealed | Ahead::End => false,
         };
@@ -233,6 +322,9 @@ pub(crate) fn first_at_or_after(segments: &Arc<SegmentSet>, time: Timestamp, las
         .map_or(segment.first_position(), |landmark| landmark.first_position);
     let mut forward = Forward::new(Arc::clone(segments), start);
     while forward.next_position() <= last {
+        if forward.pass_lost()?.is_some() {
+            continue;
+        }
         match forward.step()? {
             Some((event, _)) if event.timestamp < time => {}
             Some((event, _)) => return Ok(event.position),

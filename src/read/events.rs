@@ -1,9 +1,10 @@
 //! [`Events`]: what a read returns.
 
+use super::Lost;
 use super::all::{Backward, Forward};
 use super::event::Event;
 use super::stream::StreamWalk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::record::EventRef;
 use crate::segments::segment::Content;
 use crate::types::Position;
@@ -18,6 +19,11 @@ use crate::types::Position;
 pub struct Events {
     source: Source,
     remaining: u64,
+    /// Whether what was lost is an error, once for each place, or passed over.
+    tells_losses: bool,
+    /// What to say before the first event, and after the last.
+    before: Option<Error>,
+    after: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -38,6 +44,16 @@ impl Source {
         }
     }
 
+    #[inline]
+    fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+        match self {
+            Self::Forward { forward, last } if forward.next_position() > *last => Ok(None),
+            Self::Forward { forward, .. } => forward.pass_lost(),
+            Self::Backward(backward) => backward.pass_lost(),
+            Self::Stream(stream) => stream.pass_lost(),
+        }
+    }
+
     fn content(&self) -> Option<&Content> {
         match self {
             Self::Forward { forward, .. } => forward.content(),
@@ -48,42 +64,81 @@ impl Source {
 }
 
 impl Events {
-    pub(crate) fn forward(forward: Forward, last: Position, limit: u64) -> Self {
+    fn new(source: Source, limit: u64) -> Self {
         Self {
-            source: Source::Forward { forward, last },
+            source,
             remaining: limit,
+            tells_losses: false,
+            before: None,
+            after: None,
         }
+    }
+
+    pub(crate) fn forward(forward: Forward, last: Position, limit: u64) -> Self {
+        Self::new(Source::Forward { forward, last }, limit)
     }
 
     pub(crate) fn backward(backward: Backward, limit: u64) -> Self {
-        Self {
-            source: Source::Backward(backward),
-            remaining: limit,
-        }
+        Self::new(Source::Backward(backward), limit)
     }
 
     pub(crate) fn stream(stream: StreamWalk, limit: u64) -> Self {
+        Self::new(Source::Stream(stream), limit)
+    }
+
+    #[allow(dead_code, reason = "a degraded open is built on it")]
+    /// What was lost is an error, once for each place, if `tells`; otherwise it is passed over.
+    pub(crate) fn tell_losses(self, tells: bool) -> Self {
         Self {
-            source: Source::Stream(stream),
-            remaining: limit,
+            tells_losses: tells,
+            ..self
+        }
+    }
+
+    #[allow(dead_code, reason = "a degraded open is built on it")]
+    /// Begins with `before`, and ends with `after` unless the limit is reached first.
+    pub(crate) fn between(self, before: Option<Error>, after: Option<Error>) -> Self {
+        Self { before, after, ..self }
+    }
+
+    /// What has to be said before the next event; what was lost is passed over.
+    #[inline]
+    fn error_ahead(&mut self) -> Option<Error> {
+        if let Some(error) = self.before.take() {
+            return Some(error);
+        }
+        loop {
+            match self.source.pass_lost() {
+                Ok(None) => return None,
+                Ok(Some(lost)) if self.tells_losses && lost.is_any() => return Some(lost.into_error()),
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    self.remaining = 0;
+                    return Some(error);
+                }
+            }
         }
     }
 
     /// The next event, borrowed from the segment: nothing is copied and nothing is counted.
     ///
     /// # Errors
-    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was; after an error there are no more events.
+    /// [`Error::Damaged`] if a record is not what it was; after an error there are no more events, but in a log that was opened
+    /// [degraded](crate::OpenMode::Degraded): there they go on behind what is known to be lost.
     #[inline]
     pub fn next_ref(&mut self) -> Option<Result<EventRef<'_>>> {
         if self.remaining == 0 {
             return None;
+        }
+        if let Some(error) = self.error_ahead() {
+            return Some(Err(error));
         }
         self.remaining -= 1;
         match self.source.step() {
             Ok(Some((event, _))) => Some(Ok(event)),
             Ok(None) => {
                 self.remaining = 0;
-                None
+                self.after.take().map(Err)
             }
             Err(error) => {
                 self.remaining = 0;
@@ -100,12 +155,15 @@ impl Iterator for Events {
         if self.remaining == 0 {
             return None;
         }
+        if let Some(error) = self.error_ahead() {
+            return Some(Err(error));
+        }
         self.remaining -= 1;
         let located = match self.source.step() {
             Ok(Some((event, offset))) => Ok(Event::locate(&event, offset)),
             Ok(None) => {
                 self.remaining = 0;
-                return None;
+                return self.after.take().map(Err);
             }
             Err(error) => Err(error),
         };

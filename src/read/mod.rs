@@ -9,7 +9,47 @@ pub(crate) mod subscribe;
 pub(crate) mod walk;
 pub(crate) mod watermark;
 
-use crate::types::Timestamp;
+use std::path::PathBuf;
+
+use crate::error::{Damage, Error};
+use crate::index::LossSpan;
+use crate::types::{Position, Timestamp, Version};
+
+/// Events that a read passes over because they were lost.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) path: PathBuf,
+    pub(crate) span: LossSpan,
+    /// Those of them that lie on the way, when the log is read.
+    pub(crate) positions: Option<(Position, Position)>,
+    /// Those of them that lie on the way, when a stream is read.
+    pub(crate) versions: Option<(String, Version, Version)>,
+}
+
+impl Lost {
+    /// Whether anything was lost but a mark.
+    pub(crate) fn is_any(&self) -> bool {
+        self.positions.is_some() || self.versions.is_some()
+    }
+
+    pub(crate) fn into_error(self) -> Error {
+        let what = match &self.versions {
+            None => "events that are lost".to_owned(),
+            Some((stream, first, last)) if first == last => {
+                format!("version {first} of stream {stream:?} that is lost")
+            }
+            Some((stream, first, last)) => format!("versions {first} to {last} of stream {stream:?} that are lost"),
+        };
+        Error::damaged(Damage {
+            path: self.path,
+            offset: self.span.offset.into(),
+            positions: self
+                .positions
+                .or((self.span.count() > 0).then_some((self.span.first, self.span.last))),
+            what,
+        })
+    }
+}
 
 /// What to read, in which direction, and how much.
 ///

@@ -1,15 +1,17 @@
 //! One stream by version, in both directions.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Lost;
 use crate::error::Result;
 use crate::format::record::{EventRef, stored_crc};
 use crate::format::snapshot_file::Lineage;
-use crate::index::GenerationStart;
+use crate::index::{GenerationStart, LossSpan};
 use crate::seeded_bugs::SeededBug;
 use crate::segments::directory::last_part;
-use crate::segments::segment::{Content, Found, Opened, Segment, event_at};
+use crate::segments::segment::{Content, Found, FoundVersions, Opened, Segment, event_at};
 use crate::segments::set::SegmentSet;
 use crate::types::{Position, Version};
 
@@ -26,6 +28,7 @@ pub(crate) struct StreamWalk {
     /// The segments that have them, oldest first.
     parts: VecDeque<(Arc<Segment>, Found)>,
     chunk: Option<Chunk>,
+    segments: Arc<SegmentSet>,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,13 @@ struct Chunk {
     offsets: VecDeque<u32>,
 }
 
+/// What comes next of the stream.
+enum Ahead {
+    Chunk(Chunk),
+    Lost(Box<Lost>),
+    End,
+}
+
 /// The last version of `stream` that readers may see.
 pub(crate) fn last_version(segments: &SegmentSet, stream: &str) -> Result<Version> {
     let last = last_part(segments, stream, Position::new(u64::MAX))?;
@@ -44,8 +54,11 @@ pub(crate) fn last_version(segments: &SegmentSet, stream: &str) -> Result<Versio
 }
 
 /// What binds a snapshot to the event of `stream` at `version`; `None` if readers may see no such event.
-pub(crate) fn lineage(segments: &SegmentSet, stream: &str, version: Version) -> Result<Option<Lineage>> {
+pub(crate) fn lineage(segments: &Arc<SegmentSet>, stream: &str, version: Version) -> Result<Option<Lineage>> {
     let mut walk = StreamWalk::new(segments, stream, Some(version), false)?;
+    if walk.pass_lost()?.is_some() {
+        return Ok(None);
+    }
     let Some((event, offset)) = walk.step()? else {
         return Ok(None);
     };
@@ -59,7 +72,7 @@ pub(crate) fn lineage(segments: &SegmentSet, stream: &str, version: Version) -> 
 
 impl StreamWalk {
     /// From version `from` in the given direction. `None` stands for the first, or the last.
-    pub(crate) fn new(segments: &SegmentSet, stream: &str, from: Option<Version>, backward: bool) -> Result<Self> {
+    pub(crate) fn new(segments: &Arc<SegmentSet>, stream: &str, from: Option<Version>, backward: bool) -> Result<Self> {
         let mut parts = VecDeque::new();
         let mut part = last_part(segments, stream, Position::new(u64::MAX))?;
         let last = part
@@ -92,7 +105,7 @@ impl StreamWalk {
                     // The index does not know, or is wrong: look without it.
                     part = last_part(segments, stream, segment.first_position())?;
                 }
-                if !part.as_ref().is_some_and(joins) {
+                if !part.as_ref().is_some_and(joins) && !is_explained(segments, part.as_ref(), &segment, first)? {
                     let what = format!("versions of stream {stream:?} before version {first} are missing");
                     return Err(segment.damaged(0, None, &what));
                 }
@@ -106,6 +119,7 @@ impl StreamWalk {
             end,
             parts,
             chunk: None,
+            segments: Arc::clone(segments),
         })
     }
 
@@ -122,17 +136,33 @@ impl StreamWalk {
         }
     }
 
-    /// The offsets of the next few versions, all from one segment.
-    fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+    /// The next few versions, all from one segment.
+    fn look_ahead(&mut self) -> Result<Ahead> {
         loop {
             let part = if self.backward {
                 self.parts.back()
             } else {
                 self.parts.front()
             };
-            let Some((segment, found)) = part else { return Ok(None) };
+            let Some((segment, found)) = part else {
+                return Ok(Ahead::End);
+            };
             let (first, last) = (found.part.first_version, found.part.last_version());
-            if self.next < first || self.next > last {
+            let (is_before, is_past) = (self.next < first, self.next > last);
+            let missing = match (self.backward, is_before, is_past) {
+                // Between two parts, or before the first, versions were lost.
+                (false, true, _) => Some((self.next, Version::new(first.get() - 1).min(self.end))),
+                (true, _, true) => Some((last.next().max(self.end), self.next)),
+                (true, true, _) if self.parts.len() == 1 => Some((self.end, self.next)),
+                _ => None,
+            };
+            if let Some((first, last)) = missing {
+                let Some((lost_in, span)) = loss_near(&self.segments, segment, is_past)? else {
+                    return Err(segment.damaged(0, None, "versions of a stream that are missing"));
+                };
+                return Ok(self.lost(lost_in.path(), span, first, last));
+            }
+            if is_before || is_past {
                 if self.backward {
                     self.parts.pop_back();
                 } else {
@@ -140,7 +170,7 @@ impl StreamWalk {
                 }
                 continue;
             }
-            let (low, high) = if self.backward {
+            let range = if self.backward {
                 let low = Version::new(self.next.get().saturating_sub(CHUNK - 1));
                 (low.max(first).max(self.end), self.next)
             } else {
@@ -149,24 +179,65 @@ impl StreamWalk {
                     Version::new(self.next.get() + CHUNK - 1).min(last).min(self.end),
                 )
             };
-            let (offsets, generations) = segment.offsets(&self.stream, found, low, high)?;
+            // What was lost is reported as a whole, however much it is.
+            let whole = if self.backward {
+                (first.max(self.end), self.next)
+            } else {
+                (self.next, last.min(self.end))
+            };
             let segment = Arc::clone(segment);
-            return Ok(Some(Chunk {
-                opened: segment.open()?,
-                segment,
-                generations,
-                offsets: offsets.into(),
-            }));
+            return match segment.versions(&self.stream, found, range, self.backward)? {
+                FoundVersions::Events { offsets, generations } => Ok(Ahead::Chunk(Chunk {
+                    opened: segment.open()?,
+                    segment,
+                    generations,
+                    offsets: offsets.into(),
+                })),
+                FoundVersions::Lost { .. } => match segment.versions(&self.stream, found, whole, self.backward)? {
+                    FoundVersions::Lost { first, last, span } => Ok(self.lost(segment.path(), span, first, last)),
+                    FoundVersions::Events { .. } => Err(segment.damaged(0, None, "index that changes its mind")),
+                },
+            };
         }
     }
 
-    /// The next event and the offset of its record; `None` if there are no more.
+    /// Goes on behind what was lost.
+    fn lost(&mut self, path: PathBuf, span: LossSpan, first: Version, last: Version) -> Ahead {
+        self.next = if self.backward {
+            Version::new(first.get().saturating_sub(1))
+        } else {
+            last.next()
+        };
+        Ahead::Lost(Box::new(Lost {
+            path,
+            span,
+            positions: None,
+            versions: Some((self.stream.clone(), first, last)),
+        }))
+    }
+
+    /// What was lost, if that comes next: it has been passed over then.
+    pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+        if self.is_done() || self.chunk.as_ref().is_some_and(|chunk| !chunk.offsets.is_empty()) {
+            return Ok(None);
+        }
+        let mut lost = None;
+        self.chunk = match self.look_ahead()? {
+            Ahead::Chunk(chunk) => Some(chunk),
+            Ahead::Lost(here) => {
+                lost = Some(here);
+                None
+            }
+            Ahead::End => None,
+        };
+        Ok(lost)
+    }
+
+    /// The next event and the offset of its record; `None` if there are no more. What was lost has been passed over before
+    /// ([`StreamWalk::pass_lost`]).
     pub(crate) fn step(&mut self) -> Result<Option<(EventRef<'_>, usize)>> {
         if self.is_done() {
             return Ok(None);
-        }
-        if self.chunk.as_ref().is_none_or(|chunk| chunk.offsets.is_empty()) {
-            self.chunk = self.next_chunk()?;
         }
         let Some(chunk) = &mut self.chunk else { return Ok(None) };
         let offset = if self.backward {
@@ -191,4 +262,50 @@ impl StreamWalk {
         };
         Ok(Some((event, offset as usize)))
     }
+}
+
+/// Whether the versions that are missing between `before` and `first`, the first version in `segment`, can be what was lost between the
+/// two.
+fn is_explained(
+    segments: &SegmentSet,
+    before: Option<&(Arc<Segment>, Found)>,
+    segment: &Arc<Segment>,
+    first: Version,
+) -> Result<bool> {
+    let (from, known) = match before {
+        Some((before, found)) => (before.first_position(), found.part.last_version()),
+        None => (Position::START, Version::EMPTY),
+    };
+    let Some(mut missing) = first.get().checked_sub(known.get() + 1) else {
+        return Ok(false);
+    };
+    let mut here = Some(Arc::clone(segment));
+    while let Some(segment) = here.filter(|here| here.first_position() >= from) {
+        for span in segment.losses()? {
+            missing = missing.saturating_sub(span.count());
+        }
+        if missing == 0 {
+            return Ok(true);
+        }
+        here = segments.before(segment.first_position());
+    }
+    Ok(false)
+}
+
+/// The loss that is nearest to where a stream goes on in `segment`: at or before it, or with `after`, at or after it.
+fn loss_near(segments: &SegmentSet, segment: &Arc<Segment>, after: bool) -> Result<Option<(Arc<Segment>, LossSpan)>> {
+    let mut here = Some(Arc::clone(segment));
+    while let Some(segment) = here {
+        let losses = segment.losses()?;
+        if let Some(span) = if after { losses.first() } else { losses.last() } {
+            let span = *span;
+            return Ok(Some((segment, span)));
+        }
+        here = if after {
+            segments.after(segment.first_position())
+        } else {
+            segments.before(segment.first_position())
+        };
+    }
+    Ok(None)
 }

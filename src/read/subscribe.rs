@@ -35,15 +35,23 @@ pub struct Subscription {
     forward: Forward,
     watermark: Arc<Watermark>,
     failed: bool,
+    /// Whether what was lost is an error, once for each place, or passed over.
+    tells_losses: bool,
 }
 
 impl Subscription {
-    pub(crate) fn new(segments: Arc<SegmentSet>, watermark: Arc<Watermark>, after: Position) -> Self {
+    pub(crate) fn new(
+        segments: Arc<SegmentSet>,
+        watermark: Arc<Watermark>,
+        after: Position,
+        tells_losses: bool,
+    ) -> Self {
         let next = Position::new(after.get().saturating_add(1));
         Self {
             forward: Forward::new(segments, next),
             watermark,
             failed: false,
+            tells_losses,
         }
     }
 
@@ -56,10 +64,22 @@ impl Subscription {
     /// The next event if it is there already.
     ///
     /// # Errors
-    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was; the subscription has ended then.
+    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was; the subscription has ended then, unless the log was opened
+    /// [degraded](crate::OpenMode::Degraded) and this is about what is known to be lost.
     pub fn try_next(&mut self) -> Result<Option<Event>> {
-        if self.failed || self.watermark.position() <= self.last_seen() {
-            return Ok(None);
+        loop {
+            if self.failed || self.watermark.position() <= self.last_seen() {
+                return Ok(None);
+            }
+            match self.forward.pass_lost() {
+                Ok(None) => break,
+                Ok(Some(lost)) if self.tells_losses && lost.is_any() => return Err(lost.into_error()),
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
         }
         let place = match self.forward.step() {
             Ok(located) => located.map(|(event, offset)| Event::locate(&event, offset)),

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset};
 use crate::format::record::{self, Decoded, EventRef, Record};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES};
+use crate::index::LossSpan;
 use crate::segments::segment::{Opened, Segment};
 use crate::types::Position;
 
@@ -30,6 +31,8 @@ pub(crate) struct Walk {
 pub(crate) enum Ahead {
     /// A record, to be taken with [`Walk::take`].
     Record,
+    /// What stands in the place of events that were lost, to be passed with [`Walk::pass`].
+    Lost(LossSpan),
     /// The segment ends here, and the next one begins.
     Sealed,
     /// There is nothing more to see yet.
@@ -106,17 +109,10 @@ impl Walk {
             let bytes = self.opened.content.bytes();
             if self.offset < self.group_end {
                 let rest = &bytes[self.offset..self.group_end];
-                if !record::looks_like_seal(rest) {
+                if !record::looks_like_control(rest) {
                     return Ok(Ahead::Record);
                 }
-                return match record::decode(rest, self.record_seed) {
-                    Ok(Decoded {
-                        record: Record::Seal(_),
-                        ..
-                    }) => Ok(Ahead::Sealed),
-                    Ok(_) => Ok(Ahead::Record),
-                    Err(error) => Err(segment.bad_record(self.offset, self.next_position, error)),
-                };
+                return self.control(segment);
             }
             if self.group_end >= self.known_end {
                 let visible_end = segment.visible_end();
@@ -149,6 +145,34 @@ impl Walk {
         }
     }
 
+    /// What the record that is no event says, if it is whole.
+    fn control(&self, segment: &Segment) -> Result<Ahead> {
+        let rest = &self.opened.content.bytes()[self.offset..self.group_end];
+        let Decoded { record, len, .. } = record::decode(rest, self.record_seed)
+            .map_err(|error| segment.bad_record(self.offset, self.next_position, error))?;
+        match record {
+            Record::Event(_) => Ok(Ahead::Record),
+            Record::Seal(_) => Ok(Ahead::Sealed),
+            Record::Lost(lost) if self.next_position.is_none_or(|next| next == lost.first) => {
+                Ok(Ahead::Lost(LossSpan::of(&lost, self.offset, len)))
+            }
+            Record::Lost(_) => Err(segment.damaged(self.offset, None, "lost record out of order")),
+        }
+    }
+
+    /// Whether an event, or what says that it is one, is right ahead.
+    #[inline]
+    pub(crate) fn is_before_event(&self) -> bool {
+        self.offset < self.group_end
+            && !record::looks_like_control(&self.opened.content.bytes()[self.offset..self.group_end])
+    }
+
+    /// Goes past what [`Walk::advance`] found lost.
+    pub(crate) fn pass(&mut self, lost: &LossSpan) {
+        self.next_position = Some(lost.last.next());
+        self.offset += lost.len as usize;
+    }
+
     /// Takes the record that [`Walk::advance`] found, and the offset it stands at.
     #[inline]
     pub(crate) fn take(&mut self, segment: &Segment) -> Result<(EventRef<'_>, usize)> {
@@ -159,7 +183,7 @@ impl Walk {
             Err(error) => return Err(segment.bad_record(offset, self.next_position, error)),
         };
         let Record::Event(event) = decoded.record else {
-            return Err(segment.damaged(offset, None, "seal within a segment"));
+            return Err(segment.damaged(offset, None, "no event within a segment"));
         };
         if self.next_position.is_some_and(|next| next != event.position) {
             return Err(segment.damaged(offset, None, "record with a position out of order"));

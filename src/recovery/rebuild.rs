@@ -2,7 +2,8 @@
 
 use super::scan::{Hole, Visitor};
 use crate::format::group::GroupHeader;
-use crate::format::record::EventRef;
+use crate::format::record::{EventRef, LostRef};
+use crate::index::LossSpan;
 use crate::index::active::ActiveIndex;
 use crate::types::{Timestamp, Version};
 
@@ -16,6 +17,7 @@ pub(crate) struct IndexBuilder {
     group_timestamp: Option<Timestamp>,
     events: Vec<PendingEvent>,
     names: String,
+    loss: Option<PendingLoss>,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,12 @@ struct PendingEvent {
     timestamp: Timestamp,
     payload_bytes: usize,
     name_len: usize,
+}
+
+#[derive(Debug)]
+struct PendingLoss {
+    span: LossSpan,
+    streams: Vec<(String, Version, Version)>,
 }
 
 impl IndexBuilder {
@@ -52,12 +60,21 @@ impl IndexBuilder {
         for event in self.events.drain(..) {
             let (name, rest) = names.split_at(event.name_len);
             names = rest;
+            if let Some(first) = self.index.first_missing(name, event.version) {
+                self.index.lose(name, first, Version::new(event.version.get() - 1));
+            }
             let (entry, totals) = self.index.entry(name, event.version, None);
             entry.push(event.offset);
             totals.add(1, event.payload_bytes, event.timestamp);
             self.group_timestamp = Some(event.timestamp);
         }
         self.names.clear();
+        if let Some(loss) = self.loss.take() {
+            self.index.add_loss(loss.span);
+            for (stream, first, last) in loss.streams {
+                self.index.lose(&stream, first, last);
+            }
+        }
     }
 
     /// The index of what lies before `end`, where the scan ended.
@@ -87,6 +104,15 @@ impl Visitor for IndexBuilder {
         });
     }
 
+    fn lost(&mut self, offset: usize, len: usize, lost: &LostRef<'_>) {
+        let span = LossSpan::of(lost, offset, len);
+        let streams = lost.streams.map(|(name, first, last)| (name.to_owned(), first, last));
+        self.loss = Some(PendingLoss {
+            span,
+            streams: streams.collect(),
+        });
+    }
+
     fn hole(&mut self, hole: &Hole) {
         if self.group.is_some_and(|(offset, _)| (offset as usize) < hole.offset) {
             self.flush();
@@ -95,5 +121,6 @@ impl Visitor for IndexBuilder {
         self.group = None;
         self.events.clear();
         self.names.clear();
+        self.loss = None;
     }
 }

@@ -21,7 +21,7 @@ use std::fmt;
 use crate::format::group::{
     GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero, sector_end, zero_parts,
 };
-use crate::format::record::{self, Decoded, EventRef, Record, RecordError, Seal};
+use crate::format::record::{self, Decoded, EventRef, LostRef, Record, RecordError, Seal};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::seeded_bugs::SeededBug;
 use crate::types::{Position, Timestamp};
@@ -103,6 +103,8 @@ pub(crate) trait Visitor {
     fn group(&mut self, offset: usize, header: &GroupHeader);
     /// The event at `offset`.
     fn event(&mut self, offset: usize, event: &EventRef<'_>);
+    /// The record at `offset`, of `len` bytes, that stands in the place of what was lost.
+    fn lost(&mut self, offset: usize, len: usize, lost: &LostRef<'_>);
     /// The scan goes on behind a hole; only [`salvage`](super::salvage::salvage) does that.
     #[allow(dead_code, reason = "degraded open and repair are built on it")]
     fn hole(&mut self, hole: &Hole);
@@ -111,6 +113,7 @@ pub(crate) trait Visitor {
 impl Visitor for () {
     fn group(&mut self, _: usize, _: &GroupHeader) {}
     fn event(&mut self, _: usize, _: &EventRef<'_>) {}
+    fn lost(&mut self, _: usize, _: usize, _: &LostRef<'_>) {}
     fn hole(&mut self, _: &Hole) {}
 }
 
@@ -317,6 +320,17 @@ fn read_group(
                 found.last_position = event.position;
                 found.last_timestamp = Some(event.timestamp);
                 found.event_count += 1;
+            }
+            Record::Lost(lost) => {
+                if lost.first != found.last_position.next() || group.record_count != 1 {
+                    return invalid(at, "lost record out of order");
+                }
+                if found.last_timestamp.is_some_and(|last| lost.timestamp < last) {
+                    return invalid(at, "record with a timestamp out of order");
+                }
+                visitor.lost(at, len, &lost);
+                found.last_position = lost.last;
+                found.last_timestamp = Some(lost.timestamp);
             }
             Record::Seal(seal) => {
                 // Positions are counted, not records: some may be lost.

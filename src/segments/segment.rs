@@ -17,11 +17,11 @@ use crate::format::HeaderError;
 use crate::format::group::GroupHeader;
 use crate::format::index_file::IndexEntry;
 use crate::format::names;
-use crate::format::record::{self, EventRef, Record, RecordError};
+use crate::format::record::{self, Decoded, EventRef, Record, RecordError};
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SegmentHeader};
-use crate::index::active::ActiveIndex;
+use crate::index::active::{ActiveIndex, Versions};
 use crate::index::sealed::{SealedIndex, part_of};
-use crate::index::{GenerationStart, Landmark, StreamPart, Totals, generation_at, last_landmark};
+use crate::index::{GenerationStart, Landmark, LossSpan, StreamPart, Totals, generation_at, last_landmark};
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
 use crate::seeded_bugs::SeededBug;
@@ -77,6 +77,22 @@ pub(crate) struct Opened {
 pub(crate) struct Found {
     pub(crate) part: StreamPart,
     entry: FoundEntry,
+}
+
+/// What there is of some versions of a stream.
+#[derive(Debug)]
+pub(crate) enum FoundVersions {
+    /// Events of consecutive versions, and the generations to read them by.
+    Events {
+        offsets: Vec<u32>,
+        generations: Vec<GenerationStart>,
+    },
+    /// These versions were lost.
+    Lost {
+        first: Version,
+        last: Version,
+        span: LossSpan,
+    },
 }
 
 #[derive(Debug)]
@@ -317,19 +333,14 @@ impl Segment {
     pub(crate) fn find(&self, stream: &str) -> Result<Option<Found>> {
         let visible_end = self.visible_end();
         self.ask(|index, opened| match index {
-            SegmentIndex::Memory(index) => Ok(index.read().stream(stream).and_then(|entry| {
-                let count = entry
-                    .offsets()
-                    .partition_point(|&offset| (offset as usize) < visible_end);
-                let part = StreamPart {
-                    count: u32::try_from(count).unwrap_or(u32::MAX),
-                    ..entry.part()
-                };
-                (count > 0).then_some(Found {
+            SegmentIndex::Memory(index) => {
+                let index = index.read();
+                let part = index.stream(stream).and_then(|entry| entry.part_before(visible_end));
+                Ok(part.map(|part| Found {
                     part,
                     entry: FoundEntry::Memory,
-                })
-            })),
+                }))
+            }
             SegmentIndex::File(index) => Ok(entry_of(index, opened, stream)?.map(|entry| Found {
                 part: part_of(&entry),
                 entry: FoundEntry::File(entry),
@@ -337,26 +348,30 @@ impl Segment {
         })
     }
 
-    /// The offsets of versions `first ..= last` of `stream`, all of which `found` has, and the generations to read them by.
-    pub(crate) fn offsets(
+    /// What there is of versions `first ..= last` of `stream`, all of which `found` has, at one end of them: from `first` on, or if
+    /// `backward` up to `last`.
+    pub(crate) fn versions(
         &self,
         stream: &str,
         found: &Found,
-        first: Version,
-        last: Version,
-    ) -> Result<(Vec<u32>, Vec<GenerationStart>)> {
-        let range = |part: &StreamPart| {
-            let from = first.get().checked_sub(part.first_version.get())?;
-            let to = (last.get() + 1).checked_sub(part.first_version.get())?;
-            Some((usize::try_from(from).ok()?, usize::try_from(to).ok()?))
-        };
+        (first, last): (Version, Version),
+        backward: bool,
+    ) -> Result<FoundVersions> {
         self.ask(|index, opened| match index {
             SegmentIndex::Memory(index) => {
                 let index = index.read();
                 let entry = index.stream(stream).ok_or(Doubt)?;
-                let (from, to) = range(&entry.part()).ok_or(Doubt)?;
-                let offsets = entry.offsets().get(from..to).ok_or(Doubt)?;
-                Ok((offsets.to_vec(), index.generations().to_vec()))
+                Ok(match entry.versions(first, last, backward).ok_or(Doubt)? {
+                    Versions::Events(offsets) => FoundVersions::Events {
+                        offsets: offsets.to_vec(),
+                        generations: index.generations().to_vec(),
+                    },
+                    Versions::Lost(lost) => FoundVersions::Lost {
+                        first: lost.first,
+                        last: lost.last,
+                        span: *index.losses().get(lost.loss).ok_or(Doubt)?,
+                    },
+                })
             }
             SegmentIndex::File(index) => {
                 let entry = match found.entry {
@@ -364,7 +379,12 @@ impl Segment {
                     // The file has taken the place of the index in memory since.
                     FoundEntry::Memory => entry_of(index, opened, stream)?.ok_or(Doubt)?,
                 };
-                let (from, to) = range(&part_of(&entry)).ok_or(Doubt)?;
+                let number = |version: u64| {
+                    let number = version.checked_sub(entry.first_version)?;
+                    usize::try_from(number).ok()
+                };
+                let from = number(first.get()).ok_or(Doubt)?;
+                let to = number(last.get() + 1).ok_or(Doubt)?;
                 let offsets = index.offsets(&entry, from, to).ok_or(Doubt)?;
                 // The first and the last must be what they are said to be; what lies between is checked as it is read.
                 for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
@@ -373,8 +393,19 @@ impl Segment {
                         return Err(Doubt);
                     }
                 }
-                Ok((offsets, index.generations().to_vec()))
+                Ok(FoundVersions::Events {
+                    offsets,
+                    generations: index.generations().to_vec(),
+                })
             }
+        })
+    }
+
+    /// What was lost in the segment: a segment with an index file has lost nothing.
+    pub(crate) fn losses(&self) -> Result<Vec<LossSpan>> {
+        Ok(match self.index()? {
+            SegmentIndex::Memory(index) => index.read().losses().to_vec(),
+            SegmentIndex::File(_) => Vec::new(),
         })
     }
 
@@ -447,11 +478,20 @@ pub(crate) fn event_at<'a>(
     generations: &[GenerationStart],
     offset: u32,
 ) -> Result<EventRef<'a>, RecordError> {
+    match record_at(opened, generations, offset)?.record {
+        Record::Event(event) => Ok(event),
+        Record::Seal(_) | Record::Lost(_) => Err(RecordError::Invalid("no event where the index has one")),
+    }
+}
+
+/// The record that stands at `offset`, checked.
+pub(crate) fn record_at<'a>(
+    opened: &'a Opened,
+    generations: &[GenerationStart],
+    offset: u32,
+) -> Result<Decoded<'a>, RecordError> {
     let invalid = RecordError::Invalid("no record where the index has one");
     let generation = generation_at(generations, offset).ok_or(invalid)?;
     let bytes = opened.content.bytes().get(offset as usize..).ok_or(invalid)?;
-    match record::decode(bytes, opened.header.record_seed(generation))?.record {
-        Record::Event(event) => Ok(event),
-        Record::Seal(_) => Err(invalid),
-    }
+    record::decode(bytes, opened.header.record_seed(generation))
 }

@@ -1,7 +1,7 @@
 //! Small segments with damage laid out by hand, and what can be had of them; and all flips and zeroed sectors of one.
 
 use super::*;
-use crate::format::record::EventRef;
+use crate::format::record::{EventRef, LostRef};
 use crate::recovery::scan::scan;
 use crate::recovery::scan::tests::{LEN, Segment};
 
@@ -26,6 +26,7 @@ impl Visitor for Told {
     fn event(&mut self, _: usize, event: &EventRef<'_>) {
         self.group.push(event.position.get());
     }
+    fn lost(&mut self, _: usize, _: usize, _: &LostRef<'_>) {}
     fn hole(&mut self, hole: &Hole) {
         if self.ends.last().is_some_and(|&offset| offset < hole.offset) {
             self.flush();
