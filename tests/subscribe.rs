@@ -235,6 +235,49 @@ fn it_starts_wherever_it_is_told() {
     assert!(never.next().is_none());
 }
 
+/// Only a close woke those who waited; after a failed sync they hung.
+#[cfg(feature = "sim")]
+#[test]
+fn a_subscription_of_a_log_that_is_poisoned_ends_with_that_after_what_is_durable() {
+    use annals::sim::{Environment, SimDisk};
+    let (root, gate) = common::gated::gated(&SimDisk::new(1));
+    let log = Log::open_in(root, small(), Environment::deterministic(1).with_threads(true)).unwrap();
+    let next = |subscription: &mut Subscription, by_task: bool| match by_task {
+        true => next_of(subscription),
+        false => subscription.next(),
+    };
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        for by_task in [true, false] {
+            let mut subscription = log.subscribe(Position::START).unwrap();
+            let tell = tell.clone();
+            scope.spawn(move || {
+                assert_eq!(next(&mut subscription, by_task).unwrap().unwrap().data(), b"first");
+                tell.send(()).unwrap();
+                assert!(matches!(
+                    next(&mut subscription, by_task),
+                    Some(Err(Error::Poisoned { .. }))
+                ));
+                assert!(next(&mut subscription, by_task).is_none());
+            });
+        }
+        append(&log, "first");
+        told.recv().unwrap();
+        told.recv().unwrap();
+        gate.fail_direct_writes(Some(std::io::ErrorKind::Other));
+        let poisoned = log.append("s", Any, &[event("lost")]);
+        assert!(matches!(poisoned, Err(Error::Poisoned { .. })), "{poisoned:?}");
+    });
+    // The same for those who come later, and for who only looks; closing the log changes nothing.
+    let mut later = log.subscribe(Position::START).unwrap();
+    assert_eq!(later.try_next().unwrap().unwrap().data(), b"first");
+    assert!(matches!(later.try_next(), Err(Error::Poisoned { .. })));
+    assert!(later.try_next().unwrap().is_none() && later.next().is_none());
+    let mut over = log.subscribe(Position::new(1)).unwrap();
+    assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
+    assert!(matches!(over.next(), Some(Err(Error::Poisoned { .. }))));
+}
+
 #[test]
 fn a_slow_subscriber_holds_nobody_up_and_loses_nothing() {
     let home = Home::new();

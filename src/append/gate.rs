@@ -66,13 +66,15 @@ impl Gate {
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
+        // Cloned before the lock is taken: that is a caller's code.
+        let waker = context.waker().clone();
         let mut wakers = self.wakers.lock();
         // Looked at again under the lock: `open` takes the wakers after it has set the state.
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
-        if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            wakers.push(context.waker().clone());
+        if !wakers.iter().any(|known| known.will_wake(&waker)) {
+            wakers.push(waker);
         }
         Poll::Pending
     }

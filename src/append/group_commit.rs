@@ -813,6 +813,8 @@ impl Appender {
         for gate in gates {
             self.wake(gate.open(Err(error.clone())));
         }
+        // Readers have seen everything that is durable, or can: those who follow need not wait for more.
+        self.wake(self.watermark.fail(error));
     }
 
     /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only

@@ -15,7 +15,8 @@ use crate::types::Position;
 ///
 /// It reads up to the watermark and then waits for it to move; it holds a place in the log and nothing else, so a slow
 /// subscriber costs no memory and holds nobody up. As an [`Iterator`] it blocks; as a [`Stream`](futures_core::Stream) it needs no
-/// particular runtime. It ends when the log is closed and everything has been seen, or after an error.
+/// particular runtime. It ends when the log is closed and everything has been seen, or after an error; if the log is poisoned, after
+/// everything that readers may see and then [`Error::Poisoned`](crate::Error::Poisoned).
 ///
 /// # Examples
 /// ```
@@ -64,12 +65,21 @@ impl Subscription {
     /// The next event if it is there already.
     ///
     /// # Errors
-    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was; the subscription has ended then, unless the log was opened
+    /// [`Error::Damaged`](crate::Error::Damaged) if a record is not what it was, [`Error::Poisoned`](crate::Error::Poisoned) if the log
+    /// is poisoned and everything before has been handed out; the subscription has ended then, unless the log was opened
     /// [degraded](crate::OpenMode::Degraded) and this is about what is known to be lost.
     pub fn try_next(&mut self) -> Result<Option<Event>> {
         loop {
-            if self.failed || self.watermark.position() <= self.last_seen() {
+            if self.failed {
                 return Ok(None);
+            }
+            match self.watermark.is_past(self.last_seen()) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) | Poll::Pending => return Ok(None),
+                Poll::Ready(Err(error)) => {
+                    self.failed = true;
+                    return Err(error);
+                }
             }
             match self.forward.pass_lost() {
                 Ok(None) => break,
@@ -99,7 +109,9 @@ impl Iterator for Subscription {
         loop {
             match self.try_next().transpose() {
                 Some(next) => return Some(next),
-                None if self.failed || !self.watermark.wait_past(self.last_seen()) => return None,
+                None if self.failed => return None,
+                None if matches!(self.watermark.wait_past(self.last_seen()), Ok(false)) => return None,
+                // There is more, or a failure, which the next try says.
                 None => {}
             }
         }
@@ -118,8 +130,8 @@ impl futures_core::Stream for Subscription {
                 return Poll::Ready(None);
             }
             match self.watermark.poll_past(self.last_seen(), context) {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Ready(Ok(true) | Err(_)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -2,8 +2,9 @@
 
 use std::task::{Context, Poll, Waker};
 
+use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, OnceLock};
 use crate::types::Position;
 
 /// The last position readers may see.
@@ -12,7 +13,10 @@ use crate::types::Position;
 #[derive(Debug, Default)]
 pub(crate) struct Watermark {
     position: AtomicU64,
-    closed: AtomicBool,
+    /// It will not move any more.
+    ended: AtomicBool,
+    /// Why, if the log was not closed in good order. Set before `ended`.
+    failure: OnceLock<Error>,
     /// Threads asleep and wakers registered. Raised before the position is looked at a last time, and read after it has been
     /// moved, both sequentially consistent: either the waiter sees the new position or the mover sees the waiter.
     waiting: AtomicUsize,
@@ -44,8 +48,15 @@ impl Watermark {
     /// Nothing more will come. As [`Watermark::publish`].
     #[must_use = "tasks wait to be woken"]
     pub(crate) fn close(&self) -> Vec<Waker> {
-        self.closed.store(true, Ordering::SeqCst);
+        self.ended.store(true, Ordering::SeqCst);
         self.wake_threads()
+    }
+
+    /// Nothing more will come, because of `error`; the first one counts. As [`Watermark::publish`].
+    #[must_use = "tasks wait to be woken"]
+    pub(crate) fn fail(&self, error: Error) -> Vec<Waker> {
+        drop(self.failure.set(error));
+        self.close()
     }
 
     fn wake_threads(&self) -> Vec<Waker> {
@@ -61,26 +72,30 @@ impl Watermark {
         wakers
     }
 
-    fn state(&self, after: Position) -> Poll<bool> {
+    /// Whether the position is past `after`: true, not yet, or false or an error if that will never be.
+    pub(crate) fn is_past(&self, after: Position) -> Poll<Result<bool>> {
         if self.position() > after {
-            Poll::Ready(true)
-        } else if self.closed.load(Ordering::SeqCst) {
-            // Closed after the last move: look once more, so that nothing is missed.
-            Poll::Ready(self.position() > after)
+            Poll::Ready(Ok(true))
+        } else if self.ended.load(Ordering::SeqCst) {
+            // Ended after the last move: look once more, so that nothing is missed.
+            Poll::Ready(match self.failure.get() {
+                Some(error) if self.position() <= after => Err(error.clone()),
+                _ => Ok(self.position() > after),
+            })
         } else {
             Poll::Pending
         }
     }
 
-    /// Waits until the position is past `after`; false if that will never be.
-    pub(crate) fn wait_past(&self, after: Position) -> bool {
-        if let Poll::Ready(moved) = self.state(after) {
+    /// Waits until the position is past `after`; false or an error if that will never be.
+    pub(crate) fn wait_past(&self, after: Position) -> Result<bool> {
+        if let Poll::Ready(moved) = self.is_past(after) {
             return moved;
         }
         let mut guard = self.wakers.lock();
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let moved = loop {
-            if let Poll::Ready(moved) = self.state(after) {
+            if let Poll::Ready(moved) = self.is_past(after) {
                 break moved;
             }
             self.moved.wait(&mut guard);
@@ -90,16 +105,18 @@ impl Watermark {
     }
 
     /// As [`Watermark::wait_past`], for a task.
-    pub(crate) fn poll_past(&self, after: Position, context: &Context<'_>) -> Poll<bool> {
-        if let Poll::Ready(moved) = self.state(after) {
+    pub(crate) fn poll_past(&self, after: Position, context: &Context<'_>) -> Poll<Result<bool>> {
+        if let Poll::Ready(moved) = self.is_past(after) {
             return Poll::Ready(moved);
         }
+        // Cloned before the lock is taken: that is a caller's code.
+        let waker = context.waker().clone();
         let mut wakers = self.wakers.lock();
-        if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            wakers.push(context.waker().clone());
+        if !wakers.iter().any(|known| known.will_wake(&waker)) {
+            wakers.push(waker);
             self.waiting.fetch_add(1, Ordering::SeqCst);
         }
         // If the position moved before the count was raised, nobody may come to wake us.
-        self.state(after)
+        self.is_past(after)
     }
 }

@@ -32,6 +32,7 @@ struct State {
     hold: Hold,
     held: usize,
     failing: Option<io::ErrorKind>,
+    panicking: Option<Hold>,
 }
 
 impl Gate {
@@ -59,17 +60,22 @@ impl Gate {
         self.state.lock().failing = kind;
     }
 
+    /// From now on, operations of this kind panic, those that are held included.
+    pub(crate) fn panic_on(&self, kind: Option<Hold>) {
+        self.state.lock().panicking = kind;
+    }
+
     fn pass(&self, kind: Hold) {
         let mut state = self.state.lock();
-        if state.hold != kind {
-            return;
+        if state.hold == kind {
+            state.held += 1;
+            self.changed.notify_all();
+            while state.hold == kind {
+                self.changed.wait(&mut state);
+            }
+            state.held -= 1;
         }
-        state.held += 1;
-        self.changed.notify_all();
-        while state.hold == kind {
-            self.changed.wait(&mut state);
-        }
-        state.held -= 1;
+        assert_ne!(state.panicking, Some(kind), "on purpose");
     }
 }
 
@@ -80,6 +86,7 @@ pub(crate) fn gated(disk: &SimDisk) -> (Arc<dyn Dir>, Arc<Gate>) {
             hold: Hold::Nothing,
             held: 0,
             failing: None,
+            panicking: None,
         }),
         changed: Condvar::new(),
     });
