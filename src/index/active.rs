@@ -89,6 +89,21 @@ impl StreamOffsets {
         }
     }
 
+    /// Adds what `later` has, of the same stream in the same segment; versions that are missing between them went with the loss
+    /// number `between`.
+    fn extend(&mut self, later: Self, between: Option<usize>) {
+        if let Some(loss) = between {
+            self.lose(Version::new(later.first_version.get().saturating_sub(1)), loss);
+        }
+        let before = self.offsets.len();
+        let shifted = |run: LostVersions| LostVersions {
+            before: run.before + before,
+            ..run
+        };
+        self.lost.extend(later.lost.into_iter().map(shifted));
+        self.offsets.extend(later.offsets);
+    }
+
     pub(crate) fn offsets(&self) -> &[u32] {
         &self.offsets
     }
@@ -195,20 +210,14 @@ impl ActiveIndex {
         }
         let losses = self.losses.len();
         self.losses.extend(later.losses);
+        // What is missing between the two went with the last loss before, if there was one.
+        let between = losses.max(1).min(self.losses.len()).checked_sub(1);
         for (name, mut entry) in later.streams {
             for run in &mut entry.lost {
                 run.loss += losses;
             }
             match self.streams.entry(name) {
-                Entry::Occupied(mut here) => {
-                    let here = here.get_mut();
-                    let before = here.offsets.len();
-                    here.lost.extend(entry.lost.into_iter().map(|run| LostVersions {
-                        before: run.before + before,
-                        ..run
-                    }));
-                    here.offsets.extend(entry.offsets);
-                }
+                Entry::Occupied(mut here) => here.get_mut().extend(entry, between),
                 Entry::Vacant(free) => drop(free.insert(entry)),
             }
         }
@@ -344,5 +353,40 @@ mod tests {
         let b = index.stream("b").unwrap();
         assert_eq!((b.part().first_version, b.part().last_version()), (v(2), v(3)));
         assert_eq!(b.versions(v(2), v(3), true), Some(run(2, 3, 1, 0)));
+    }
+
+    #[test]
+    fn an_index_is_extended_by_that_of_what_follows() {
+        let mut whole = index();
+        let mut later = ActiveIndex::default();
+        later.entry("a", v(12), None).0.push(120);
+        later.add_loss(LossSpan {
+            offset: 130,
+            ..whole.losses()[0]
+        });
+        later.lose("a", v(13), v(14));
+        later.lose("c", v(1), v(1));
+        whole.extend(later);
+        assert_eq!(whole.losses().len(), 3);
+        let lost = |stream: &str, first, last, before, loss| {
+            let (first, last) = (v(first), v(last));
+            let expected = LostVersions {
+                before,
+                first,
+                last,
+                loss,
+            };
+            let entry = whole.stream(stream).expect("a stream");
+            assert_eq!(entry.versions(first, last, false), Some(Versions::Lost(expected)));
+        };
+        let a = whole.stream("a").expect("a stream");
+        assert_eq!(a.part().count, 12);
+        assert_eq!(a.versions(v(12), v(20), false), Some(Versions::Events(&[120])));
+        lost("a", 5, 7, 2, 0);
+        lost("a", 9, 9, 3, 1);
+        lost("a", 10, 11, 3, 1);
+        lost("a", 13, 14, 4, 2);
+        lost("b", 2, 3, 0, 1);
+        lost("c", 1, 1, 0, 2);
     }
 }
