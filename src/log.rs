@@ -2,6 +2,7 @@
 //! theirs.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -656,7 +657,8 @@ impl Handle {
         self.closed.store(true, Ordering::Release);
         let closed = match &self.access {
             Access::ReadWrite(appender) => {
-                let closed = appender.close();
+                // If the storage panics, the log is poisoned, and the second time there is nothing left to do but to say so.
+                let closed = catch_unwind(AssertUnwindSafe(|| appender.close())).unwrap_or_else(|_| appender.close());
                 appender.stop_threads();
                 closed
             }

@@ -23,8 +23,13 @@
 //! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group is erased on disk before
 //!   anything else is written, everything placed and not written fails with it, and a new generation begins.
 //! - I6. The lock of `placing` is never held across a system call that reaches the disk.
+//! - I7. Storage, clock and subscribers of `tracing` are a caller's code, and may panic. Who leads then poisons the log, answers everyone who
+//!   waits, and gives [`Committing`] back, before the panic goes on: nobody is left waiting, and the log can be closed. Under the
+//!   lock, the clock is asked only where nothing is half done.
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -108,6 +113,8 @@ pub(crate) struct Committing {
     written_bytes: u64,
     /// Whether something was acknowledged that is not durable, on a log whose readers wait for what is.
     flush_wanted: bool,
+    /// What those wait for whose batches this leader has taken to the disk, or has given up: it owes them an answer.
+    owed: Vec<Arc<Gate>>,
 }
 
 /// What is decided under the lock.
@@ -149,6 +156,14 @@ enum Job {
     Write(ClosedGroup),
     Roll,
     Flush,
+}
+
+/// What a leader leaves behind.
+enum Left<'a> {
+    /// The lock, under which there was nothing to do.
+    Nothing(MutexGuard<'a, Placing>),
+    /// Work for the threads.
+    Work(&'a Threads),
 }
 
 /// What was found out about a stream without holding the lock. Good as long as `before` is the oldest segment in memory.
@@ -198,6 +213,7 @@ impl Appender {
                 last_callers: 0,
                 written_bytes: 0,
                 flush_wanted: false,
+                owed: Vec::new(),
             }),
             next_position: last_position.next(),
             last_timestamp,
@@ -467,7 +483,34 @@ impl Appender {
         self.lead(committing, self.placing.lock(), false);
     }
 
-    fn lead<'a>(&'a self, mut committing: Committing, mut placing: MutexGuard<'a, Placing>, one_job: bool) {
+    /// Leads: does what there is to do, or with `one_job` no more than that if somebody else can go on. Then gives `committing` back.
+    fn lead<'a>(&'a self, mut committing: Committing, placing: MutexGuard<'a, Placing>, one_job: bool) {
+        let led = catch_unwind(AssertUnwindSafe(|| self.do_jobs(&mut committing, placing, one_job)));
+        let (mut placing, panic) = match led {
+            Ok(Left::Nothing(placing)) => (placing, None),
+            Ok(Left::Work(threads)) => return Self::hand_over(threads, committing),
+            Err(panic) => {
+                let what = message_of(&*panic);
+                self.poison(&mut committing, format!("the thread that led panicked: {what}"));
+                (self.placing.lock(), Some(panic))
+            }
+        };
+        placing.committing = Some(committing);
+        if placing.waiting > 0 {
+            self.room.notify_all();
+        }
+        drop(placing);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    fn do_jobs<'a>(
+        &'a self,
+        committing: &mut Committing,
+        mut placing: MutexGuard<'a, Placing>,
+        one_job: bool,
+    ) -> Left<'a> {
         let mut jobs = 0;
         loop {
             placing.in_flight = placing.in_flight.saturating_sub(committing.written_bytes);
@@ -481,9 +524,7 @@ impl Appender {
                 && placing.has_work()
                 && let Some(threads) = self.threads.get()
             {
-                drop(placing);
-                Self::hand_over(threads, committing);
-                return;
+                return Left::Work(threads);
             }
             if self.options.durability == Durability::Sync
                 && placing.active.has_open_group()
@@ -493,20 +534,19 @@ impl Appender {
                 self.gather(committing.last_callers);
                 placing = self.placing.lock();
             }
-            let Some(job) = self.next_job(&mut placing) else {
-                placing.committing = Some(committing);
-                if placing.waiting > 0 {
-                    self.room.notify_all();
-                }
-                return;
+            let Some(mut job) = self.next_job(&mut placing) else {
+                return Left::Nothing(placing);
             };
+            if let Job::Write(group) = &mut job {
+                committing.owed.extend(group.gate.take());
+            }
             jobs += 1;
             committing.last_callers = self.open_callers.swap(0, Ordering::Relaxed);
             drop(placing);
             match job {
-                Job::Write(group) => self.write_group(&mut committing, group),
-                Job::Roll => self.finish_roll(&mut committing),
-                Job::Flush => drop(self.flush(&mut committing)),
+                Job::Write(group) => self.write_group(committing, group),
+                Job::Roll => self.finish_roll(committing),
+                Job::Flush => drop(self.flush(committing)),
             }
             placing = self.placing.lock();
         }
@@ -573,8 +613,13 @@ impl Appender {
             committing.flush_wanted = true;
         }
         committing.written_bytes += group.batch_bytes;
-        if let Some(gate) = group.gate {
-            self.wake(gate.open(Ok(())));
+        self.answer(committing, &Ok(()));
+    }
+
+    /// Tells everyone whom the leader owes an answer what became of their batches.
+    fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
+        while let Some(gate) = committing.owed.pop() {
+            self.wake(gate.open(outcome.clone()));
         }
     }
 
@@ -731,7 +776,7 @@ impl Appender {
         let (op, cause) = match failure {
             WriteFailure::Write(e) => ("writing a group", e),
             WriteFailure::Sync(e) if SeededBug::FailedSyncNotPoisoned.is_on() => ("syncing a group", e),
-            WriteFailure::Sync(e) => return self.poison(group, &Error::io(path, "syncing a group", e)),
+            WriteFailure::Sync(e) => return self.poison_by(committing, &Error::io(path, "syncing a group", e)),
         };
         let erased = group
             .as_ref()
@@ -740,13 +785,12 @@ impl Appender {
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
-            return self.poison(group, &Error::io(path, "taking a failed group back", e));
+            return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
         }
         tracing::warn!(%error, "a group could not be written, taking back what was placed and not written");
 
         let mut placing = self.placing.lock();
-        let mut gates: Vec<Arc<Gate>> = group.and_then(|group| group.gate).into_iter().collect();
-        gates.extend(placing.abandon());
+        committing.owed.extend(placing.abandon());
         committing.written_bytes = 0;
         placing.in_flight = 0;
         // It may be the mark that failed.
@@ -756,16 +800,13 @@ impl Appender {
         placing.flush_failure = is_flush.then(|| error.clone());
         if let Err(e) = self.rewind(&mut placing, committing) {
             drop(placing);
-            self.poison(None, &Error::io(path, "taking a failed group back", e));
-        } else {
-            if placing.waiting > 0 {
-                self.room.notify_all();
-            }
-            drop(placing);
+            return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
         }
-        for gate in gates {
-            self.wake(gate.open(Err(error.clone())));
+        if placing.waiting > 0 {
+            self.room.notify_all();
         }
+        drop(placing);
+        self.answer(committing, &Err(error));
     }
 
     /// Puts the active segment back to what was written last, in a new generation.
@@ -793,26 +834,27 @@ impl Appender {
         Ok(())
     }
 
-    /// Nothing more is acknowledged through this handle.
-    fn poison(&self, group: Option<ClosedGroup>, cause: &Error) {
+    fn poison_by(&self, committing: &mut Committing, cause: &Error) {
         let reason = match std::error::Error::source(cause) {
             Some(source) => format!("{cause}: {source}"),
             None => cause.to_string(),
         };
         tracing::error!(reason, "the log is poisoned");
-        let error = Error::Poisoned { reason };
+        self.poison(committing, reason);
+    }
+
+    /// Nothing more is acknowledged through this handle.
+    fn poison(&self, committing: &mut Committing, reason: String) {
         let mut placing = self.placing.lock();
-        placing.poisoned = Some(error.clone());
-        let mut gates: Vec<Arc<Gate>> = group.and_then(|group| group.gate).into_iter().collect();
+        // The first reason is the reason.
+        let error = placing.poisoned.get_or_insert(Error::Poisoned { reason }).clone();
         if let Some(rolled) = &mut placing.rolled {
-            gates.extend(rolled.last.take().and_then(|last| last.gate));
+            committing.owed.extend(rolled.last.take().and_then(|last| last.gate));
         }
-        gates.extend(placing.active.abandon_open_group());
+        committing.owed.extend(placing.active.abandon_open_group());
         self.room.notify_all();
         drop(placing);
-        for gate in gates {
-            self.wake(gate.open(Err(error.clone())));
-        }
+        self.answer(committing, &Err(error.clone()));
         // Readers have seen everything that is durable, or can: those who follow need not wait for more.
         self.wake(self.watermark.fail(error));
     }
@@ -984,6 +1026,14 @@ impl Placing {
         }
         gates
     }
+}
+
+/// What a thread said when it panicked.
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    let string = panic.downcast_ref::<String>().map(String::as_str);
+    string
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }
 
 /// A random number for a new generation.

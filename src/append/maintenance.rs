@@ -2,6 +2,7 @@
 //! that is promised depends on it.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,10 @@ pub(crate) enum Work {
 /// The committer thread: leads when a leader has to go and there is work left.
 pub(crate) fn commit_loop(appender: &Appender, work: &Receiver<CommitWork>) {
     while let Ok(CommitWork::Lead(committing)) = work.recv() {
-        appender.go_on_leading(committing);
+        // The log is poisoned then, and nobody is left waiting.
+        if catch_unwind(AssertUnwindSafe(|| appender.go_on_leading(committing))).is_err() {
+            tracing::error!("the committing thread panicked while it led");
+        }
     }
 }
 
@@ -69,26 +73,33 @@ struct Maintenance<'a> {
 impl Maintenance<'_> {
     fn run(&mut self) {
         while !self.stopped {
-            let next = if self.mark_owed.is_some() {
-                self.work.recv_timeout(IDLE)
-            } else {
-                self.work.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            };
-            match next {
-                Ok(work) => self.take(work),
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => self.mark_if_idle(),
+            // A storage that panics must not end what lets go of the images of sealed segments.
+            if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+                tracing::error!("the maintaining thread panicked, going on with what comes next");
             }
-            while std::mem::take(&mut self.spare_owed) {
-                // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
-                // segment keeps its image for long, which bounds the memory of a fast writer.
-                prepare_spare(self.appender, || {
-                    while let Ok(work) = self.work.try_recv() {
-                        self.take(work);
-                    }
-                    !self.stopped
-                });
-            }
+        }
+    }
+
+    fn step(&mut self) {
+        let next = if self.mark_owed.is_some() {
+            self.work.recv_timeout(IDLE)
+        } else {
+            self.work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(work) => self.take(work),
+            Err(RecvTimeoutError::Disconnected) => self.stopped = true,
+            Err(RecvTimeoutError::Timeout) => self.mark_if_idle(),
+        }
+        while std::mem::take(&mut self.spare_owed) {
+            // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
+            // segment keeps its image for long, which bounds the memory of a fast writer.
+            prepare_spare(self.appender, || {
+                while let Ok(work) = self.work.try_recv() {
+                    self.take(work);
+                }
+                !self.stopped
+            });
         }
     }
 
@@ -113,8 +124,8 @@ impl Maintenance<'_> {
     fn mark_if_idle(&mut self) {
         let now = self.appender.batch_count();
         if self.mark_owed == Some(now) {
-            self.appender.mark();
             self.mark_owed = None;
+            self.appender.mark();
         } else {
             self.mark_owed = Some(now);
         }
