@@ -871,10 +871,12 @@ impl Appender {
             }
             // Below `last` after a rewind, which took back what was under way.
             let placed = placing.next_position.get() - 1;
+            // What is durable is not shown to readers at once, and they are asked what became of the first attempt.
+            let visible = self.watermark.position();
             let reached = if durable {
-                self.durable_position()
+                visible.min(self.durable_position())
             } else {
-                self.watermark.position()
+                visible
             };
             if reached.get() >= last.min(placed) {
                 return Ok(());
