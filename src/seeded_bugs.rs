@@ -115,6 +115,9 @@ impl SeededBug {
     }
 }
 
+#[cfg(not(feature = "seeded-bugs"))]
+const _: () = assert!(!SeededBug::AckBeforeSync.is_on(), "known when it is compiled");
+
 impl SeededBug {
     /// Takes `step`, unless this bug is on.
     #[inline(always)]
@@ -146,7 +149,8 @@ mod switch {
         /// Switches it on, for this thread, until the answer is dropped. One is on at a time.
         #[must_use]
         pub fn switch_on(self) -> SwitchedOn {
-            assert_eq!(ON.replace(Some(self)), None, "one at a time");
+            assert_eq!(ON.get(), None, "one at a time");
+            ON.set(Some(self));
             SwitchedOn(PhantomData)
         }
     }

@@ -8,7 +8,7 @@ use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Verdict, Version};
 
 use super::gated::{Hold, gated};
-use super::{Checked, Found, Rng, batch_of, copy, ensure, open, snapshot_bytes, whole_log};
+use super::{Checked, Fate, Found, Oracle, Rng, batch_of, copy, ensure, open, places, snapshot_bytes, whole_log};
 
 /// A promise, and the check of it.
 #[derive(Clone, Copy)]
@@ -41,6 +41,7 @@ checks! {
     an_index_is_not_believed_over_the_log,
     a_missing_segment_is_missed,
     no_byte_of_a_group_changes_unnoticed,
+    a_failing_call_costs_nothing_acknowledged,
 }
 
 const SEGMENT: &str = "segments/00000000000000000001.log";
@@ -502,6 +503,82 @@ fn no_byte_of_a_group_changes_unnoticed(seed: u64) -> Checked {
                     "every changed byte is noticed: bit {bit} of byte {at}, {} of 4 events read, {changed} changed",
                     there.len()
                 ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What goes wrong at an operation and the ones after it.
+const FAILURES: [&[Fault]; 4] = [
+    &[Fault::Error(ErrorKind::Other)],
+    &[Fault::Error(ErrorKind::StorageFull)],
+    &[Fault::ShortWrite],
+    &[Fault::ShortWrite, Fault::Error(ErrorKind::StorageFull)],
+];
+
+/// A few batches, some without a sync of their own, and at each operation a call that fails. Then the power goes.
+fn a_failing_call_costs_nothing_acknowledged(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let mixed = rng.below(2) == 0;
+    let durability = if mixed { Durability::Os } else { Durability::Sync };
+    let options = options_of(&mut rng).durability(durability);
+    let batches: Vec<(usize, Durability)> = (0..4)
+        .map(|i| {
+            let of_its_own = if i % 2 == 0 { durability } else { Durability::Sync };
+            (len_of(&mut rng), of_its_own)
+        })
+        .collect();
+    let failure = usize::try_from(rng.below(4)).unwrap_or(0);
+    for op in 0.. {
+        for faults in [FAILURES[failure], FAILURES[(failure + 1) % 4]] {
+            let disk = SimDisk::new(seed);
+            let mut oracle = Oracle::default();
+            let mut log = opened(&disk, &options, 1)?;
+            let met = disk.ops() + op;
+            for (op, &fault) in (met..).zip(faults) {
+                disk.fail_at(op, fault);
+            }
+            let at = |message: String| format!("{faults:?} at {op}: {message}");
+            for &(len, durability) in &batches {
+                let n = oracle.next_number();
+                let (batch, specs) = batch_of(n, &[("s", vec![len])], Some(durability));
+                match log.append_batch(&batch) {
+                    Ok(appended) if durability == Durability::Sync => {
+                        // All that came before it, too.
+                        for sent in oracle.sent.values_mut().filter(|sent| sent.fate == Fate::Os) {
+                            sent.fate = Fate::Durable;
+                        }
+                        oracle.insert(n, specs, Fate::Durable, places(&appended));
+                    }
+                    Ok(appended) => oracle.insert(n, specs, Fate::Os, places(&appended)),
+                    Err(Error::Io { .. }) => oracle.insert(n, specs, Fate::Never, Vec::new()),
+                    Err(Error::Poisoned { .. }) => {
+                        oracle.insert(n, specs, Fate::Unknown, Vec::new());
+                        drop(log);
+                        log = opened(&disk, &options, 2)?;
+                        let found = whole_log(&log)?;
+                        oracle.agrees(&found, true)?;
+                        oracle.settle(&found);
+                    }
+                    Err(error) => return fail(at(format!("a failed append says why: {error:?}"))),
+                }
+            }
+            let unmet = disk.ops() <= met;
+            for mode in [CrashMode::DropAll, CrashMode::KeepAll, CrashMode::Random] {
+                let found = disk.crash_with(mode);
+                let log = opened(&found, &options, 3)?;
+                let verdict = log.recovery().verdict;
+                ensure!(
+                    verdict != Verdict::AmbiguousLastGroup,
+                    "a legal crash leaves no doubt: {faults:?} at {op}, {mode:?}: {:?}",
+                    log.recovery()
+                );
+                oracle.agrees(&whole_log(&log)?, false)?;
+            }
+            drop(log);
+            if unmet {
+                return Ok(());
             }
         }
     }
