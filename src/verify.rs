@@ -12,6 +12,7 @@ use crate::index::active::ActiveIndex;
 use crate::index::sealed::SealedIndex;
 use crate::recovery::apply::{list_segments, open_root, read_meta};
 use crate::recovery::rebuild::IndexBuilder;
+use crate::recovery::salvage::damages;
 use crate::recovery::scan::{Tail, Verdict, scan};
 use crate::segments::segment::event_at;
 use crate::segments::segment::{Content, Opened};
@@ -251,12 +252,8 @@ impl Verifying {
             Tail::Clean => Some(Verdict::Clean),
             Tail::Torn { .. } => Some(Verdict::TornTail),
             Tail::Ambiguous { .. } => Some(Verdict::AmbiguousLastGroup),
-            Tail::Damaged {
-                offset,
-                last_durable,
-                what,
-            } => {
-                self.damage(&name, offset, Some((self.expected, last_durable)), what);
+            Tail::Damaged { last_durable, .. } => {
+                self.report.damages.append(&mut damages(&path, &bytes, &header));
                 self.expected = last_durable.next();
                 None
             }

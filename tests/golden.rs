@@ -106,7 +106,7 @@ fn describe(dir: &Path) -> String {
     let (cut, last) = (found.cut_bytes, found.last_position);
     writeln!(text, "open: {}; {cut} bytes cut; last position {last}", found.verdict).unwrap();
     if let Some((first, last)) = found.cut_positions {
-        writeln!(text, "open: positions {first} to {last} may be lost").unwrap();
+        writeln!(text, "open: positions {first} to {last} cut off").unwrap();
     }
     if let Some(path) = &found.quarantined {
         writeln!(text, "open: kept {}", without(dir, &path.display().to_string())).unwrap();
@@ -829,6 +829,15 @@ mod recipes {
         changed(one(), FIRST, |segment| segment[4096 + 40 + 50] ^= 0x10)
     }
 
+    /// Bits of a mark between groups: no event is lost.
+    fn damaged_mark() -> Files {
+        changed(generations(), FIRST, |segment| {
+            let groups = spec::groups(segment);
+            let mark = groups.iter().find(|group| group.records.is_empty()).unwrap();
+            segment[mark.offset + 20] ^= 0x10;
+        })
+    }
+
     fn flipped_header() -> Files {
         changed(one(), FIRST, |segment| segment[50] ^= 0x10)
     }
@@ -920,6 +929,7 @@ mod recipes {
             ("ambiguous-last-group", ambiguous_last_group()),
             ("damaged", damaged()),
             ("damaged-before-mark", damaged_before_mark()),
+            ("damaged-mark", damaged_mark()),
             ("flipped-header", flipped_header()),
             ("flipped-headers", flipped_headers()),
             ("lost-newest-segment", lost_newest_segment()),

@@ -222,7 +222,7 @@ fn check(bytes: &[u8], header: &SegmentHeader) {
             found.seal.is_some() || is_zero(bytes.get(next..).unwrap_or_default()),
             "clean, with bytes behind the end"
         ),
-        Tail::Torn { end } | Tail::Ambiguous { end, .. } => {
+        Tail::Torn { end, .. } | Tail::Ambiguous { end, .. } => {
             assert!(
                 found.end < end && end <= bytes.len() && is_zero(&bytes[end..]),
                 "{found:?}"
@@ -232,7 +232,7 @@ fn check(bytes: &[u8], header: &SegmentHeader) {
             offset, last_durable, ..
         } => {
             assert!(
-                offset >= found.end.min(bytes.len()) && last_durable > found.last_position,
+                offset >= found.end.min(bytes.len()) && last_durable >= found.last_position,
                 "{found:?}"
             );
         }

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use super::plan::{Before, Decision, Newest, decide, needs_before};
 use super::rebuild::IndexBuilder;
+use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
 use crate::environment::Environment;
-use crate::error::{Damage, Error, IoContext, Result};
+use crate::error::{Damage, DamageReport, Error, IoContext, Result};
 use crate::format::meta::{META_BYTES, Meta};
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
@@ -41,8 +42,9 @@ pub struct RecoveryReport {
     pub verdict: Verdict,
     /// Bytes that were cut off behind the last whole group.
     pub cut_bytes: u64,
-    /// The positions that may be lost, first to last: only with [`Verdict::AmbiguousLastGroup`], and only where they can be
-    /// told from what is left of the group.
+    /// The positions that what was cut off speaks of, first to last, where any can be told from what is left of it. With
+    /// [`Verdict::AmbiguousLastGroup`] they may have been acknowledged; with [`Verdict::TornTail`] they were not, as far as the disk
+    /// keeps its promises (docs/durability.md, section 6).
     pub cut_positions: Option<(Position, Position)>,
     /// The last position of the log.
     pub last_position: Position,
@@ -158,6 +160,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
     let mut no_appends = None;
+    let mut rolled_at = None;
     match decide(is, before_is) {
         Decision::Newest => {
             if let Some(before) = &mut before {
@@ -170,11 +173,21 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             last_lost,
         } => {
             let path = segments_dir.path().join(names::segment(newest_first));
-            let positions = first_lost.map(|first| (first, last_lost.unwrap_or(first)));
-            return Err(damaged(path, 0, positions, what));
+            let positions = first_lost.zip(last_lost);
+            return Err(match (first_lost, positions) {
+                // How many there were, nobody knows.
+                (Some(first), None) => damaged(
+                    path,
+                    0,
+                    None,
+                    &format!("{what}, and with it all from position {first} on,"),
+                ),
+                _ => damaged(path, 0, positions, what),
+            });
         }
         Decision::RemoveNewest => {
             no_appends = unless_full(remove_unfinished_roll(root, &segments_dir, &newest))?.err();
+            rolled_at = Some(newest_first);
             firsts.pop();
             if let Some(surveyed) = before.take() {
                 newest = surveyed;
@@ -215,15 +228,21 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         quarantined: None,
     };
     let mut cut_end = found.end;
+    // Where a successor was made, it says which position comes next: what was cut off in front of it is a seal.
+    let cut_positions = |last: Option<Position>| {
+        let last = last.filter(|&last| rolled_at.is_none_or(|first| last < first))?;
+        Some((found.last_position.next(), last))
+    };
     match found.tail {
         Tail::Clean => {}
-        Tail::Torn { end } => {
+        Tail::Torn { end, last } => {
             report.verdict = Verdict::TornTail;
+            report.cut_positions = cut_positions(last);
             cut_end = end;
         }
         Tail::Ambiguous { end, last } => {
             report.verdict = Verdict::AmbiguousLastGroup;
-            report.cut_positions = last.map(|last| (found.last_position.next(), last));
+            report.cut_positions = cut_positions(last);
             cut_end = end;
             let bytes = &image.unfrozen_mut(found.end, end - found.end)[..];
             match unless_full(quarantine(root, &segments_dir, first, found.end as u64, bytes))? {
@@ -503,13 +522,15 @@ impl Surveyed {
         let Some(contents) = &self.contents else { return Ok(()) };
         let path = dir.path().join(names::segment(self.first));
         match contents.scan.tail {
-            Tail::Damaged {
-                offset,
-                last_durable,
-                what,
-            } => {
-                let lost = (contents.scan.last_position.next(), last_durable);
-                Err(damaged(path, offset as u64, Some(lost), what))
+            Tail::Damaged { offset, .. } => {
+                let mut damages = damages(&path, contents.image.all(), &contents.header);
+                // Of the first one it is known which record is bad.
+                if let Some(first) = damages.first_mut() {
+                    first.offset = offset as u64;
+                }
+                Err(Error::Damaged {
+                    report: Arc::new(DamageReport { damages }),
+                })
             }
             Tail::UnknownKind { kind, .. } => Err(Error::UnsupportedFormat {
                 path,

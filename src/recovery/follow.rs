@@ -112,8 +112,9 @@ impl Follower {
             index = builder.finish(end);
         } else {
             let cut_end = match shown.tail {
-                Tail::Torn { end } => {
+                Tail::Torn { end, last } => {
                     report.verdict = Verdict::TornTail;
+                    report.cut_positions = last.map(|last| (shown.last_position.next(), last));
                     end
                 }
                 Tail::Ambiguous { end, last } => {

@@ -4,14 +4,16 @@
 //! between is a *hole*, and the positions that are missing are lost. Damage is located to the group: of a group that is not whole,
 //! nothing is served, because a batch is there as a whole or not at all.
 //!
-//! - S1. A hole is made only where something says that bytes had been durable (as in [`scan`](super::scan), or because the caller
-//!   knows it from elsewhere). What no one says had been durable is a tail, with its verdict, as ever.
+//! - S1. A hole is made only where a scan says *damaged*, or because the caller knows from elsewhere that positions had been durable.
+//!   All else is a tail, with its verdict, as ever.
 //! - S2. A group is gone on with only if header and records are whole, its positions come after those before the hole, its
 //!   generation and its times are not lower, and it stands where a group can stand behind what will fill the hole.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
-use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor, judge_tail};
+use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor};
+use crate::error::Damage;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
 use crate::format::record::RECORD_HEADER_BYTES;
 use crate::format::segment_header::SegmentHeader;
@@ -55,7 +57,7 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
         let is_damaged = durable > last || next.is_some_and(|(_, group)| group.durable_position > last);
         let before = scanner.found;
         if !(is_damaged && next.is_some()) {
-            judge_tail(bytes, offset, bad_record, scanner.group_seed, &mut scanner.found);
+            scanner.judge_tail(offset, bad_record);
             let says = match scanner.found.tail {
                 Tail::Damaged { last_durable, .. } => Some(last_durable),
                 _ => None,
@@ -100,6 +102,30 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
         scan: scanner.found,
         holes,
     }
+}
+
+/// What is damaged in the segment that is the file `path`, in order, with the positions that are lost.
+pub(crate) fn damages(path: &Path, bytes: &[u8], header: &SegmentHeader) -> Vec<Damage> {
+    let found = salvage(bytes, header, Position::START, &mut ());
+    let damage = |offset: usize, first: Position, last: Position, what: &str| Damage {
+        path: path.to_owned(),
+        offset: offset as u64,
+        positions: (first <= last).then_some((first, last)),
+        what: what.to_owned(),
+    };
+    let holes = found.holes.iter();
+    let mut damages: Vec<_> = holes
+        .map(|hole| damage(hole.offset, hole.first, hole.last, hole.what))
+        .collect();
+    if let Tail::Damaged {
+        offset,
+        last_durable,
+        what,
+    } = found.scan.tail
+    {
+        damages.push(damage(offset, found.scan.last_position.next(), last_durable, what));
+    }
+    damages
 }
 
 /// The first whole group behind `offset` that the scan can go on with (S2).

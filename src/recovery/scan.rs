@@ -6,14 +6,17 @@
 //! durable when it was written, so:
 //!
 //! - if one says that positions after those before P were durable, those are **damaged**: they had been synced;
-//! - if none does, nothing that was acknowledged as durable lies after P, with one exception: the very last group may
-//!   have been synced and acknowledged with no group after it to say so.
+//! - if a whole group has the position that follows those before P, a mark stood at P. A mark is durable before anything is
+//!   written behind it: **damaged**, and no event is lost;
+//! - otherwise nothing that was acknowledged as durable lies after P, with one exception: what the very last sync
+//!   covered may have been acknowledged with no group after it to say so.
 //!
-//! For that last group the sectors speak. A write that did not finish lacks at least one of the group's sectors, and a
+//! For that the sectors speak. A write that did not finish lacks at least one of the group's sectors, and a
 //! sector that was never written is still zero there in a prepared segment. The group's header says how many of its
 //! parts were zero when it was written; if more are now, or the header itself is zero, that is a **torn tail**. If no sector
-//! is missing, then the write may have finished, and the bytes may have changed later: that is an **ambiguous last
-//! group**, which a single copy cannot settle.
+//! is missing, then the write may have finished, and the bytes may have changed later. With a whole group of events behind
+//! it that is **damaged**: the group was on the disk, and what is whole is not cut off. Without one it is an **ambiguous
+//! last group**, which a single copy cannot settle.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -59,11 +62,13 @@ pub(crate) struct Scan {
 pub(crate) enum Tail {
     /// Nothing but zeros, or the segment is sealed.
     Clean,
-    /// A write that did not finish; `end` is where the last byte that is not zero ends.
-    Torn { end: usize },
-    /// As `Torn`, but the write may have finished. `last` is the last position it may have held, if it can be told.
+    /// A write that did not finish; `end` is where the last byte that is not zero ends. `last` is the last position that
+    /// anything there speaks of, if that is beyond the last one that is kept.
+    Torn { end: usize, last: Option<Position> },
+    /// As `Torn`, but the write may have finished.
     Ambiguous { end: usize, last: Option<Position> },
-    /// Positions up to `last_durable` were durable and are not there. `offset` is where the first bad byte may be.
+    /// Something durable is not there, with events up to `last_durable` if that is beyond the last position that is kept; what
+    /// exactly is lost is for [`salvage`](super::salvage) to say. `offset` is where the first bad byte may be.
     Damaged {
         offset: usize,
         last_durable: Position,
@@ -119,17 +124,17 @@ impl Visitor for () {
 
 /// Scans `bytes`, the whole of a segment file whose header is `header`.
 pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visitor) -> Scan {
-    scan_to_end(bytes, Scanner::new(bytes, header), visitor)
+    scan_to_end(Scanner::new(bytes, header), visitor)
 }
 
 /// As [`scan`], from where an earlier scan ended. What that one found is taken for proven.
 pub(crate) fn scan_on(bytes: &[u8], header: &SegmentHeader, mut found: Scan, visitor: &mut impl Visitor) -> Scan {
     (found.proven_end, found.tail) = (found.end, Tail::Clean);
     let start = Scanner::new(bytes, header);
-    scan_to_end(bytes, Scanner { found, ..start }, visitor)
+    scan_to_end(Scanner { found, ..start }, visitor)
 }
 
-fn scan_to_end(bytes: &[u8], mut scanner: Scanner<'_>, visitor: &mut impl Visitor) -> Scan {
+fn scan_to_end(mut scanner: Scanner<'_>, visitor: &mut impl Visitor) -> Scan {
     while scanner.found.seal.is_none() {
         let offset = scanner.next_offset();
         match scanner.step(offset, visitor) {
@@ -139,7 +144,7 @@ fn scan_to_end(bytes: &[u8], mut scanner: Scanner<'_>, visitor: &mut impl Visito
                 break;
             }
             Step::Bad(bad_record) => {
-                judge_tail(bytes, offset, bad_record, scanner.group_seed, &mut scanner.found);
+                scanner.judge_tail(offset, bad_record);
                 break;
             }
         }
@@ -203,7 +208,6 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the group at `offset`, whose header is `group`, is whole and could follow what was found, but for its positions.
-    #[allow(dead_code, reason = "degraded open and repair are built on it")]
     pub(super) fn is_whole(&self, offset: usize, group: &GroupHeader) -> bool {
         let before = Scan {
             last_position: Position::new(group.first_position.get().saturating_sub(1)),
@@ -256,6 +260,91 @@ impl<'a> Scanner<'a> {
         self.unproven.push_back((self.found.last_position, end));
         Step::Whole
     }
+
+    /// Fills in the tail: what stands at `offset`, where no whole group is. `bad_record` is what is wrong inside the group
+    /// whose header there is right.
+    pub(super) fn judge_tail(&mut self, offset: usize, bad_record: Option<(GroupHeader, usize, &'static str)>) {
+        let bytes = self.bytes;
+        let rest = &bytes[offset.min(bytes.len())..];
+        if is_zero(rest) {
+            return;
+        }
+        let end = offset + rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+
+        let last_kept = self.found.last_position;
+        let behind = self.look_behind(offset);
+        self.found.generation = self.found.generation.max(behind.generation);
+        let is_torn = lacks_a_sector(bytes, offset, bad_record);
+        let is_damaged = behind.durable > last_kept
+            || behind
+                .next_events
+                .is_some_and(|next| next == last_kept.next() || !is_torn);
+        let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
+        let last = Some(behind.claimed).filter(|&last| last > last_kept);
+        self.found.tail = if is_damaged && !SeededBug::DamageCutOff.is_on() {
+            Tail::Damaged {
+                offset: bad_offset,
+                last_durable: behind.durable,
+                what,
+            }
+        // No record can lie in what is no longer than a header: a mark, or a group whose body never arrived.
+        } else if is_torn || end <= offset + GROUP_HEADER_BYTES {
+            Tail::Torn { end, last }
+        } else {
+            Tail::Ambiguous { end, last }
+        };
+    }
+
+    /// What the headers at or behind `offset` say that are of no lower generation than what was found.
+    fn look_behind(&self, offset: usize) -> Behind {
+        let last_kept = self.found.last_position;
+        let mut behind = Behind {
+            durable: last_kept,
+            claimed: last_kept,
+            generation: self.found.generation,
+            next_events: None,
+        };
+        // What trying groups that turn out not to be whole may cost: as much as reading the segment a few times.
+        let mut budget = self.bytes.len().saturating_mul(8);
+        for candidate in header_candidates(self.bytes, offset) {
+            let Some(group) = self.header_at(candidate) else {
+                continue;
+            };
+            if group.generation.ordinal < self.found.generation {
+                continue;
+            }
+            let count = u64::from(group.record_count);
+            let last = group.first_position.get().saturating_add(count) - 1;
+            behind.claimed = behind.claimed.max(Position::new(last)).max(group.durable_position);
+            behind.durable = behind.durable.max(group.durable_position);
+            behind.generation = behind.generation.max(group.generation.ordinal);
+            // Not marks: one that is the payload of an event may pass for one that stands here.
+            if behind.next_events.is_none()
+                && candidate > offset
+                && group.first_position > last_kept
+                && !group.is_mark()
+                && group.body_len as usize <= budget
+            {
+                budget -= group.body_len as usize;
+                if self.is_whole(candidate, &group) {
+                    behind.next_events = Some(group.first_position);
+                }
+            }
+        }
+        behind
+    }
+}
+
+/// What the headers behind a place say where no whole group is.
+struct Behind {
+    /// The last position that one of them calls durable; not below the last one before the place.
+    durable: Position,
+    /// The last position that one of them speaks of.
+    claimed: Position,
+    /// The highest generation.
+    generation: u32,
+    /// The first position of the first whole group of events, or of the seal.
+    next_events: Option<Position>,
 }
 
 /// Rules G5 (for the group as a whole) and G6.
@@ -353,46 +442,9 @@ fn read_group(
     Ok(found)
 }
 
-/// Fills in `found.tail`: what stands at `offset`, where no whole group is. `bad_record` is what was wrong inside the group
-/// whose header there is right.
-pub(super) fn judge_tail(
-    bytes: &[u8],
-    offset: usize,
-    bad_record: Option<(GroupHeader, usize, &'static str)>,
-    group_seed: u32,
-    found: &mut Scan,
-) {
-    let rest = &bytes[offset.min(bytes.len())..];
-    if is_zero(rest) {
-        return;
-    }
-    let end = offset + rest.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-
-    let mut last_durable = None;
-    let last_generation = found.generation;
-    for candidate in header_candidates(bytes, offset) {
-        let Some(header) = GroupHeader::decode(&bytes[candidate..], group_seed) else {
-            continue;
-        };
-        if header.generation.ordinal >= last_generation {
-            found.generation = found.generation.max(header.generation.ordinal);
-            if header.durable_position > found.last_position {
-                last_durable = last_durable.max(Some(header.durable_position));
-            }
-        }
-    }
-    let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
-    if let Some(last_durable) = last_durable.filter(|_| !SeededBug::DamageCutOff.is_on()) {
-        found.tail = Tail::Damaged {
-            offset: bad_offset,
-            last_durable,
-            what,
-        };
-        return;
-    }
-    let torn = match bad_record {
-        // No record can lie in what is no longer than a header: a mark, or a group whose body never arrived.
-        _ if end <= offset + GROUP_HEADER_BYTES => true,
+/// Whether a write that did not finish explains what stands at `offset`, where no whole group is: whether a sector is missing.
+fn lacks_a_sector(bytes: &[u8], offset: usize, bad_record: Option<(GroupHeader, usize, &'static str)>) -> bool {
+    match bad_record {
         // A header is in one sector: it is there, or it is zero and something after it arrived.
         None => is_zero(&bytes[offset..sector_end(offset).min(bytes.len())]),
         // A header that claims more than the segment has was never written by an engine: nothing of it is missing.
@@ -400,15 +452,7 @@ pub(super) fn judge_tail(
             .checked_add(GROUP_HEADER_BYTES + group.body_len as usize)
             .and_then(|end| bytes.get(offset..end))
             .is_some_and(|bytes| zero_parts(bytes, offset) > group.zero_parts),
-    };
-    found.tail = if torn {
-        Tail::Torn { end }
-    } else {
-        let last = bad_record
-            .and_then(|(group, ..)| group.first_position.get().checked_add(group.record_count.into()))
-            .map(|after| Position::new(after - 1));
-        Tail::Ambiguous { end, last }
-    };
+    }
 }
 
 /// What recovery found at the end of the log.

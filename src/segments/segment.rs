@@ -299,7 +299,8 @@ impl Segment {
                 last_durable,
                 what,
             } => {
-                return Err(self.damaged(offset, Some((first_lost, last_durable)), what));
+                let lost = (first_lost <= last_durable).then_some((first_lost, last_durable));
+                return Err(self.damaged(offset, lost, what));
             }
             Tail::Clean | Tail::Torn { .. } | Tail::Ambiguous { .. } => {
                 return Err(self.damaged(found.end, None, "sealed segment without its seal"));

@@ -27,7 +27,12 @@ pub(crate) fn open_to_read(dir: &Path) -> Result<Log, Failure> {
 pub(crate) fn describe(report: &RecoveryReport) -> String {
     let mut text = format!("{}, {} bytes cut off", report.verdict, report.cut_bytes);
     if let Some((first, last)) = report.cut_positions {
-        text.push_str(&format!(", positions {first} to {last} in doubt"));
+        let fate = if report.verdict == Verdict::AmbiguousLastGroup {
+            "in doubt"
+        } else {
+            "not finished"
+        };
+        text.push_str(&format!(", positions {first} to {last} {fate}"));
     }
     text.push_str(&format!(", last position {}", report.last_position));
     if let Some(path) = &report.quarantined {

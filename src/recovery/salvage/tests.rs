@@ -121,9 +121,9 @@ fn a_mark_that_is_gone_costs_no_position() {
 #[test]
 fn what_nobody_calls_durable_is_a_tail_and_no_hole() {
     let mut segment = Segment::new(8);
-    segment.group(&[10]).group_with_os(&[20]).group_with_os(&[30]);
-    let (start, _) = segment.groups[1];
-    segment.bytes[start + 60] ^= 1;
+    segment.group(&[10]).group_with_os(&[1200]).group_with_os(&[30]);
+    let sector = segment.groups[1].0.next_multiple_of(512);
+    segment.bytes[sector..sector + 512].fill(0);
     let (salvage, positions) = salvaged(&segment, 0);
     assert_eq!((salvage.holes.len(), positions), (0, vec![11]));
     assert_eq!(salvage.scan, scan(&segment.bytes, &segment.header, &mut ()));
@@ -131,6 +131,23 @@ fn what_nobody_calls_durable_is_a_tail_and_no_hole() {
     // Who knows that they had been durable, say because a segment follows, gets what there is.
     let (salvage, positions) = salvaged(&segment, 13);
     assert_eq!((lost(&salvage), positions), (vec![(12, 12)], vec![11, 13]));
+}
+
+#[test]
+fn a_group_that_lacks_no_sector_was_on_the_disk_and_what_is_whole_behind_it_stays() {
+    let mut segment = Segment::new(8);
+    segment.group(&[10]).group_with_os(&[1200]).group_with_os(&[30]);
+    let (start, _) = segment.groups[1];
+    for bit in [0, 60, 700] {
+        segment.bytes[start + bit] ^= 1;
+        let (salvage, positions) = salvaged(&segment, 0);
+        assert_eq!(
+            (lost(&salvage), positions),
+            (vec![(12, 12)], vec![11, 13]),
+            "byte {bit}"
+        );
+        segment.bytes[start + bit] ^= 1;
+    }
 }
 
 #[test]

@@ -51,11 +51,14 @@ impl Segment {
 
     /// An event of `len` bytes, none of them zero.
     fn record(&mut self, len: usize, last_of_batch: bool) -> Vec<u8> {
+        self.record_of(&vec![0xaa; len], last_of_batch)
+    }
+
+    fn record_of(&mut self, data: &[u8], last_of_batch: bool) -> Vec<u8> {
         self.last += 1;
         self.timestamp += 1;
         let mut record = Vec::new();
-        let data = vec![0xaa; len];
-        encode_event(&mut record, "stream", &NewEvent::new("type", &data)).unwrap();
+        encode_event(&mut record, "stream", &NewEvent::new("type", data)).unwrap();
         let numbers = Numbers {
             position: Position::new(self.last),
             version: Version::new(self.last),
@@ -353,11 +356,87 @@ fn groups_with_the_operating_system_may_be_lost_in_the_middle() {
     let found = segment.scan();
     // What ends it is padding.
     let end = segment.end() - 6;
-    assert_eq!(found.tail, Tail::Torn { end }, "all that follows goes with it");
+    let last = Some(Position::new(14));
+    assert_eq!(found.tail, Tail::Torn { end, last }, "all that follows goes with it");
     assert_eq!(
         found.proven_end, SEGMENT_HEADER_BYTES,
         "what lies behind a hole proves nothing"
     );
+}
+
+#[test]
+fn a_sector_of_zeros_is_told_from_one_that_is_missing() {
+    let whole = {
+        let mut segment = three();
+        // In five sectors or so, most of them zeros by themselves.
+        let mut data = vec![0; 2100];
+        data[900] = 1;
+        let record = segment.record_of(&data, true);
+        segment.put(&record, 1, 15);
+        segment
+    };
+    let (offset, end) = whole.groups[3];
+    assert_eq!(whole.found(), "5, clean");
+    assert!(zero_parts(&whole.bytes[offset..end], offset) >= 3);
+    for bit in 0..(end - offset) * 8 {
+        let mut flipped = whole.clone();
+        flipped.bytes[offset + bit / 8] ^= 1 << (bit % 8);
+        // The one bit that is all there is in its sector: without it, it is as if the sector were missing.
+        let expected = match bit {
+            _ if flipped.bytes[offset + 900..offset + 1100].iter().all(|&byte| byte == 0) => "4, torn",
+            0..320 => "4, ambiguous to None",
+            _ => "4, ambiguous to Some(15)",
+        };
+        assert_eq!(flipped.found(), expected, "bit {bit}");
+    }
+    for sector in (offset / 512 * 512..end).step_by(512) {
+        let mut lost = whole.clone();
+        lost.zero(sector.max(offset), (sector + 512).min(end));
+        let expected = if lost.bytes == whole.bytes {
+            "5, clean"
+        } else {
+            "4, torn"
+        };
+        assert_eq!(lost.found(), expected, "sector at {sector}");
+    }
+}
+
+#[test]
+fn nothing_whole_is_cut_off_behind_damage() {
+    // A mark, of which a bit is flipped, or which vanished; behind it one group, or two.
+    for (align, groups) in [(8, 1), (8, 2), (4096, 1)] {
+        let mut whole = Segment::new(align);
+        whole.group(&[100]).mark();
+        (0..groups).for_each(|_| drop(whole.group(&[30]).found()));
+        let (offset, end) = whole.groups[1];
+        for bit in 0..40 * 8 {
+            let mut flipped = whole.clone();
+            flipped.bytes[offset + bit / 8] ^= 1 << (bit % 8);
+            let last = if groups == 1 { 11 } else { 12 };
+            assert_eq!(
+                flipped.found(),
+                format!("1, damaged to {last}"),
+                "bit {bit}, {groups} groups"
+            );
+        }
+        let mut lost = whole.clone();
+        lost.zero(offset, end);
+        assert!(lost.found().starts_with("1, damaged to"), "{groups} groups");
+    }
+    // A group that nobody calls durable, and that lacks nothing.
+    let mut segment = Segment::new(8);
+    segment.group(&[100]).group_with_os(&[1200]).group_with_os(&[700]);
+    let (offset, end) = segment.groups[1];
+    for place in [offset, offset + 60, end - 20] {
+        segment.flip(place);
+        assert_eq!(segment.found(), "1, damaged to 11");
+        segment.flip(place);
+    }
+    // If what is behind it is not whole either, it is the end.
+    segment.flip(offset);
+    let last = segment.groups[2].1;
+    segment.flip(last - 20);
+    assert_eq!(segment.found(), "1, ambiguous to Some(13)");
 }
 
 #[test]
