@@ -143,23 +143,36 @@ fn append_for_ever(log: &Log, seed: u64, round: u64, thread: u64) {
             if version.get() > 0 {
                 log.save_snapshot("shared-0", version, 1, version.to_string().as_bytes())
                     .unwrap();
+                print_line(&format!("saved {version}"));
             }
         }
     }
 }
 
-/// One line, in one write: it arrives as a whole or not at all.
 fn report(name: Name, appended: &[Appended]) {
     let Name { round, thread, seq } = name;
-    let line = format!("\nack {round} {thread} {seq} {}\n", appended[0].first_position);
+    print_line(&format!("ack {round} {thread} {seq} {}", appended[0].first_position));
+}
+
+/// One line, in one write: it arrives as a whole or not at all.
+fn print_line(line: &str) {
+    let line = format!("\n{line}\n");
     let mut stdout = std::io::stdout().lock();
     // The parent may have stopped listening: it is about to kill us.
     drop(stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()));
 }
 
-/// Runs a child on the log at `path`, kills it, and returns what it had acknowledged: batches and the position of their first
-/// events.
-fn run_and_kill(path: &Path, seed: u64, round: u64, rng: &mut Rng) -> Vec<(Name, u64)> {
+/// What a child had acknowledged.
+#[derive(Default)]
+struct Answers {
+    /// Batches and the position of their first events.
+    batches: Vec<(Name, u64)>,
+    /// The version of the last snapshot.
+    saved: u64,
+}
+
+/// Runs a child on the log at `path`, kills it, and returns what it had acknowledged.
+fn run_and_kill(path: &Path, seed: u64, round: u64, rng: &mut Rng) -> Answers {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, format!("{seed} {round} {}", path.display()))
@@ -168,7 +181,7 @@ fn run_and_kill(path: &Path, seed: u64, round: u64, rng: &mut Rng) -> Vec<(Name,
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut acknowledged = Vec::new();
+    let mut answers = Answers::default();
     // Now and then while it is still opening; else after some acknowledgements and a moment more.
     let wanted = if rng.below(8) == 0 { 0 } else { rng.below(250) };
     let mut take = |line: &str| {
@@ -177,9 +190,12 @@ fn run_and_kill(path: &Path, seed: u64, round: u64, rng: &mut Rng) -> Vec<(Name,
             let [round, thread, seq, position] = numbers[..] else {
                 panic!("{line:?}")
             };
-            acknowledged.push((Name { round, thread, seq }, position));
+            answers.batches.push((Name { round, thread, seq }, position));
         }
-        acknowledged.len() as u64
+        if let Some(version) = line.strip_prefix("saved ") {
+            answers.saved = version.parse().unwrap();
+        }
+        answers.batches.len() as u64
     };
     let mut failed = false;
     while take("") < wanted {
@@ -206,7 +222,7 @@ fn run_and_kill(path: &Path, seed: u64, round: u64, rng: &mut Rng) -> Vec<(Name,
         !failed && output.status.code().is_none(),
         "the child ended by itself: {stderr}"
     );
-    acknowledged
+    answers
 }
 
 /// All that is to hold of what is in the log.
@@ -249,19 +265,23 @@ fn what_was_acknowledged_survives_every_kill() {
     eprintln!("ANNALS_KILL_SEED={seed}");
     let mut rng = Rng(seed);
     let rounds = 40 * effort();
-    let (mut torn, mut ambiguous, mut answered, mut events) = (0, 0, 0, 0);
+    let (mut torn, mut answered, mut events) = (0, 0, 0);
     let mut home = Home::new();
     let mut acknowledged = BTreeMap::new();
     let mut before: Vec<Seen> = Vec::new();
+    let (mut saved, mut snapshots) = (0, 0);
     for round in 0..rounds {
         if round.is_multiple_of(ROUNDS_OF_A_LOG) {
             home = Home::new();
             acknowledged.clear();
             before.clear();
+            saved = 0;
         }
         let answers = run_and_kill(&home.log(), seed, round, &mut rng);
-        answered += answers.len();
-        acknowledged.extend(answers);
+        answered += answers.batches.len();
+        acknowledged.extend(answers.batches);
+        saved = saved.max(answers.saved);
+        snapshots += u64::from(answers.saved > 0);
 
         let verified = home
             .log()
@@ -271,11 +291,16 @@ fn what_was_acknowledged_survives_every_kill() {
         let log = home.open(options(seed, rng.below(rounds)));
         match log.recovery().verdict {
             Verdict::TornTail => torn += 1,
-            Verdict::AmbiguousLastGroup => ambiguous += 1,
+            Verdict::AmbiguousLastGroup => panic!("round {round}: a kill leaves no doubt: {:?}", log.recovery()),
             Verdict::Clean => {}
         }
         if let Some(report) = verified {
-            assert!(report.damages.is_empty(), "round {round}: {:?}", report.damages);
+            assert!(report.is_whole(), "round {round}: {report:?}");
+            assert_eq!(
+                report.verdict,
+                Some(log.recovery().verdict),
+                "round {round}: verify agrees with open"
+            );
         }
         let everything = check_whole(&log);
         check(&everything, seed, &acknowledged);
@@ -283,6 +308,11 @@ fn what_was_acknowledged_survives_every_kill() {
         events += everything.len() - before.len();
 
         let snapshot = log.load_snapshot("shared-0").unwrap();
+        let version = snapshot.as_ref().map_or(0, |snapshot| snapshot.version.get());
+        assert!(
+            version >= saved,
+            "a snapshot that was saved is there: {saved}, not {version}"
+        );
         if let Some(snapshot) = snapshot {
             assert!(snapshot.version <= log.stream_version("shared-0").unwrap());
             assert_eq!(snapshot.bytes, snapshot.version.to_string().as_bytes());
@@ -306,7 +336,6 @@ fn what_was_acknowledged_survives_every_kill() {
         }
     }
     assert!(answered > 0, "the children appended something");
-    eprintln!(
-        "{rounds} kills, {answered} batches acknowledged, {events} events; {torn} torn tails, {ambiguous} ambiguous last groups"
-    );
+    assert!(snapshots > 0, "and saved snapshots");
+    eprintln!("{rounds} kills, {answered} batches acknowledged, {events} events, {torn} torn tails");
 }
