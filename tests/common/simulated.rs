@@ -430,20 +430,18 @@ fn reads<'a>(
     Ok(expected.next().is_none())
 }
 
-/// Reads everything in every direction and checks that all answers agree: positions and versions without holes, timestamps that never
-/// decrease, streams equal to a filter of the whole.
-pub(crate) fn whole_log(log: &Log) -> Checked<Vec<Found>> {
+/// Reads everything once and checks it: positions and versions without holes, timestamps that never decrease.
+pub(crate) fn all_events(log: &Log) -> Checked<Vec<Found>> {
     let all = read(log, None, Read::forward())?;
-    let mut streams = BTreeMap::<&str, Vec<&Found>>::new();
+    let mut versions = BTreeMap::<&str, u64>::new();
     for (i, event) in (1..).zip(&all) {
         ensure!(NO_HOLES, event.position == i, "{} at place {i}", event.position);
-        let stream = streams.entry(&event.spec.stream).or_default();
-        stream.push(event);
+        let version = versions.entry(&event.spec.stream).or_default();
+        *version += 1;
         ensure!(
             NO_HOLES,
-            event.version == stream.len() as u64,
-            "{event:?} is number {} of its stream",
-            stream.len()
+            event.version == *version,
+            "{event:?} is number {version} of its stream"
         );
     }
     for pair in all.windows(2) {
@@ -460,6 +458,17 @@ pub(crate) fn whole_log(log: &Log) -> Checked<Vec<Found>> {
         "the last position is {}, that of the last event {last}",
         log.last_position()
     );
+    Ok(all)
+}
+
+/// As [`all_events`], and reads everything in every direction and checks that all answers agree: streams equal to a filter of the whole.
+pub(crate) fn whole_log(log: &Log) -> Checked<Vec<Found>> {
+    let all = all_events(log)?;
+    let last = all.len() as u64;
+    let mut streams = BTreeMap::<&str, Vec<&Found>>::new();
+    for event in &all {
+        streams.entry(&event.spec.stream).or_default().push(event);
+    }
     ensure!(
         INDEX_AGREES_WITH_SCAN,
         reads(log, None, Read::forward(), &all)?,

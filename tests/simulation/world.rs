@@ -16,6 +16,9 @@ use crate::common::{
     Broken, Checked, Fate, Found, Oracle, Rng, as_new, broken, ensure, open, places, snapshot_bytes, spec, whole_log,
 };
 
+/// How many turns others get during one step. Each may make operations of the disk at which there are turns again.
+const TURNS_MAX: u64 = 6;
+
 /// How often an open is tried again on a disk on which calls fail.
 const OPENS_MAX: u64 = 40;
 
@@ -48,6 +51,8 @@ struct Inner {
     opens: u64,
     step: u64,
     depth: u32,
+    /// Turns left in this step.
+    turns: u64,
     /// Whether calls may fail because of the disk.
     faulty: bool,
     closing: bool,
@@ -85,6 +90,7 @@ impl World {
             opens: 0,
             step: 0,
             depth: 0,
+            turns: TURNS_MAX,
             faulty: false,
             closing: false,
             broken: None,
@@ -169,7 +175,11 @@ impl Shared {
             if after == After::NoPower {
                 break;
             }
-            self.inner.lock().step += 1;
+            {
+                let mut inner = self.inner.lock();
+                inner.step += 1;
+                inner.turns = TURNS_MAX;
+            }
             after = self.step()?;
             self.look_for_broken()?;
         }
@@ -517,7 +527,7 @@ impl Shared {
     /// Whoever else is there gets a turn while the log waits for the disk, and a power cut at this moment is looked at.
     fn turn(&self, cut: &SimDisk) {
         let options = self.options();
-        let depth = {
+        let turns = {
             let mut inner = self.inner.lock();
             if inner.broken.is_some() {
                 return;
@@ -533,12 +543,13 @@ impl Shared {
                 return;
             }
             inner.depth += 1;
-            inner.depth
-        };
-        let turns = if depth == 1 {
-            self.below(4).saturating_sub(1)
-        } else {
-            self.below(4) / 3
+            let turns = match inner.depth {
+                1 => inner.rng.below(4).saturating_sub(1),
+                _ => inner.rng.below(4) / 3,
+            };
+            let turns = turns.min(inner.turns);
+            inner.turns -= turns;
+            turns
         };
         for _ in 0..turns {
             let outcome = match self.below(4) {

@@ -108,6 +108,16 @@ impl Body {
         len
     }
 
+    /// Adds the first `len` bytes, of which there are as many.
+    pub(super) fn append_to(&self, to: &mut Vec<u8>, len: usize) {
+        for piece in pieces(0, len) {
+            match self.pages.get(&piece.page) {
+                Some(page) => to.extend_from_slice(&page[..piece.len]),
+                None => to.resize(to.len() + piece.len, 0),
+            }
+        }
+    }
+
     /// How many of `len` bytes at `offset` can be written with `free` new blocks.
     pub(super) fn fitting(&self, len: usize, offset: u64, free: Option<u64>) -> usize {
         let Some(mut free) = free else { return len };

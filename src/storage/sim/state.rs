@@ -712,8 +712,7 @@ fn check_len(len: Option<u64>) -> io::Result<()> {
 fn bytes_of(body: &Body, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    bytes.resize(len, 0);
-    body.read(&mut bytes, 0);
+    body.append_to(&mut bytes, len);
     Ok(bytes)
 }
 
