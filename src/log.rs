@@ -33,6 +33,7 @@ use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::stat::{self, Stat};
+use crate::storage::pread::PreadDir;
 use crate::storage::read_only::ReadOnlyDir;
 use crate::storage::{Dir, Lock, fs};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -136,6 +137,11 @@ impl Log {
 
     fn open_checked(root: Arc<dyn Dir>, options: Options, environment: Environment) -> Result<Self> {
         check_is_ours(&*root, &options)?;
+        let root = if options.map_segments {
+            root
+        } else {
+            Arc::new(PreadDir::new(root))
+        };
         match options.mode {
             OpenMode::ReadWrite => Self::open_to_write(root, options, environment),
             OpenMode::ReadOnly => Self::open_to_read(root, &options, environment),

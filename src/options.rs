@@ -67,6 +67,10 @@ pub struct Options {
     /// Start every group on a multiple of this many bytes: 0 (default; groups follow each other closely) or 4096, for
     /// devices that may harm bytes beside those they were writing when the power failed.
     pub pad_groups_to: u32,
+    /// Whether sealed segments and their indexes are mapped into memory; default true. If false, they are read into memory as they
+    /// are needed, and up to 256 MiB of them are kept: a device that fails, or a file that is cut short while it is read, is
+    /// an error then, where a map gets the process a SIGBUS. Reads of a segment that is not at hand cost reading all of it.
+    pub map_segments: bool,
     /// Permission bits of created files; default 0o600.
     pub file_mode: u32,
     /// Permission bits of created directories; default 0o700.
@@ -89,6 +93,7 @@ impl Default for Options {
             durability: Durability::Sync,
             direct_io: true,
             pad_groups_to: 0,
+            map_segments: true,
             file_mode: 0o600,
             dir_mode: 0o700,
             snapshots_kept: 2,
@@ -125,6 +130,7 @@ impl Options {
         durability: Durability,
         direct_io: bool,
         pad_groups_to: u32,
+        map_segments: bool,
         file_mode: u32,
         dir_mode: u32,
         snapshots_kept: usize,

@@ -455,9 +455,9 @@ mod real {
     use std::process::{Command, Stdio};
 
     use annals::ExpectedVersion::Any;
-    use annals::{Log, OpenMode, Options, Position};
+    use annals::{Error, Log, OpenMode, Options, Position, Read};
 
-    use crate::common::real::{Home, Seen, check_whole};
+    use crate::common::real::{Home, Seen, check_whole, segment_files, wait_for_indexes};
     use crate::common::{Rng, effort};
 
     use super::small;
@@ -480,6 +480,123 @@ mod real {
 
     fn path_of_child() -> Option<PathBuf> {
         std::env::var_os(CHILD).map(PathBuf::from)
+    }
+
+    /// A log of a few segments with `count` events of one stream, closed.
+    fn filled(home: &Home, count: u64) {
+        let log = home.open(small());
+        for _ in 0..count {
+            log.append("s", Any, &[annals::NewEvent::new("t", &[7; 700])]).unwrap();
+        }
+        wait_for_indexes(&home.log());
+        log.close().unwrap();
+    }
+
+    fn cut(path: &Path, len: u64) {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(len).unwrap();
+    }
+
+    /// Everything that can be read, until there is an error.
+    fn all_ways(log: &Log) -> annals::Result<usize> {
+        let forward = log.read_all(Read::forward())?.collect::<annals::Result<Vec<_>>>()?;
+        let backward = log.read_all(Read::backward())?.collect::<annals::Result<Vec<_>>>()?;
+        let stream = log
+            .read_stream("s", Read::forward())?
+            .collect::<annals::Result<Vec<_>>>()?;
+        assert!(forward.len() == backward.len() && forward.len() == stream.len());
+        Ok(forward.len())
+    }
+
+    /// A process that reads a log whose files are cut, or gone, while it is open. A signal would be seen by its parent.
+    #[test]
+    fn reads_what_is_cut() {
+        let Some(path) = path_of_child() else { return };
+        for map_segments in [true, false] {
+            for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly] {
+                let log = Log::open(&path, small().map_segments(map_segments).mode(mode)).unwrap();
+                let what = format!("{map_segments} {mode:?}");
+                assert_eq!(all_ways(&log).unwrap(), 100, "{what}");
+                let mut segments = segment_files(&path);
+                segments.pop();
+                let [.., segment] = &segments[..] else {
+                    panic!("several")
+                };
+                let index = segment.with_extension("idx");
+                let (segment_bytes, index_bytes) = (std::fs::read(segment).unwrap(), std::fs::read(&index).unwrap());
+
+                for len in [0, 100, index_bytes.len() as u64 - 1] {
+                    cut(&index, len);
+                    assert_eq!(all_ways(&log).unwrap(), 100, "{what}: an index is made anew");
+                    std::fs::write(&index, &index_bytes).unwrap();
+                }
+                for len in [0, 4096, 5000, 16 << 9] {
+                    let ahead = log
+                        .read_all(Read::backward().limit(1))
+                        .unwrap()
+                        .next()
+                        .unwrap()
+                        .unwrap();
+                    cut(segment, len);
+                    if map_segments {
+                        match all_ways(&log) {
+                            Err(Error::Damaged { report }) => {
+                                let damage = &report.damages[0];
+                                assert_eq!(
+                                    (damage.what.as_str(), damage.offset),
+                                    ("segment file that ends early", len)
+                                );
+                                assert_eq!(&damage.path, segment);
+                            }
+                            other => panic!("{what}: {other:?}"),
+                        }
+                    } else {
+                        assert_eq!(all_ways(&log).unwrap(), 100, "{what}: it is in memory");
+                    }
+                    assert_eq!(ahead.data(), [7; 700], "what was read elsewhere is as it was");
+                    // Put back as it was: a map shows it again.
+                    std::fs::write(segment, &segment_bytes).unwrap();
+                    assert_eq!(all_ways(&log).unwrap(), 100, "{what}");
+                }
+                let aside = segment.with_extension("aside");
+                std::fs::rename(segment, &aside).unwrap();
+                if map_segments {
+                    match all_ways(&log) {
+                        Err(Error::Damaged { report }) => {
+                            assert_eq!(report.damages[0].what, "segment file that is missing");
+                        }
+                        other => panic!("{what}: {other:?}"),
+                    }
+                }
+                std::fs::rename(&aside, segment).unwrap();
+                log.close().unwrap();
+
+                // Cut before anyone looked.
+                cut(segment, 16 << 9);
+                let log = Log::open(&path, small().map_segments(map_segments).mode(mode)).unwrap();
+                assert!(matches!(all_ways(&log), Err(Error::Damaged { .. })), "{what}");
+                drop(log);
+                std::fs::write(segment, &segment_bytes).unwrap();
+            }
+        }
+        println!("\ndone");
+    }
+
+    #[test]
+    fn a_segment_cut_short_or_removed_under_a_reader_is_an_error_and_no_signal() {
+        let home = Home::new();
+        filled(&home, 100);
+        let output = child("reads_what_is_cut", &home.log())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && stdout.contains("\ndone"),
+            "{:?}: {stdout} {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// A process that appends until it is killed.

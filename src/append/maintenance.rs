@@ -216,8 +216,11 @@ fn write_index_file(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) -> 
     // Not synced: an index that a power cut spoils fails its checks and is made anew.
     write_small_atomically(dir, &name, &bytes, false)
         .map_err(|e| Error::io(dir.path().join(&name), "writing an index file", e))?;
-    if let Err(what) = segment.load_index_file() {
-        tracing::warn!(what, "an index file that was just written does not check out");
+    if let Err(fault) = segment.load_index_file() {
+        tracing::warn!(
+            what = fault.what,
+            "an index file that was just written does not check out"
+        );
     }
     Ok(())
 }

@@ -209,6 +209,11 @@ impl SealedIndex {
         }
     }
 
+    /// Whether the file is mapped.
+    pub(crate) fn is_map(&self) -> bool {
+        self.file.is_map()
+    }
+
     pub(crate) fn file_len(&self) -> usize {
         self.file.len()
     }

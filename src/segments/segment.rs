@@ -10,7 +10,7 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::HeaderError;
@@ -63,6 +63,14 @@ pub(crate) struct Segment {
     visible_end: AtomicUsize,
     opened: RwLock<Option<Opened>>,
     index: RwLock<Option<SegmentIndex>>,
+    recent: Recent,
+}
+
+/// Where files are not mapped: what was read of them, as long as it is kept.
+#[derive(Debug, Default)]
+struct Recent {
+    opened: RwLock<Option<(SegmentHeader, Weak<Bytes>)>>,
+    index: RwLock<Weak<SealedIndex>>,
 }
 
 /// A segment's header and bytes.
@@ -104,6 +112,14 @@ enum FoundEntry {
 /// The index named something that is not there.
 struct Doubt;
 
+/// Why an index file cannot be used.
+#[derive(Debug)]
+pub(crate) struct NoIndex {
+    pub(crate) what: &'static str,
+    /// Whether the file itself is the reason, and no good to anyone.
+    is_wrong: bool,
+}
+
 impl Segment {
     /// A sealed segment, not opened yet.
     pub(crate) fn sealed(dir: Arc<dyn Dir>, first_position: Position) -> Self {
@@ -113,6 +129,7 @@ impl Segment {
             visible_end: AtomicUsize::new(usize::MAX),
             opened: RwLock::new(None),
             index: RwLock::new(None),
+            recent: Recent::default(),
         }
     }
 
@@ -133,6 +150,7 @@ impl Segment {
                 content: Content::Image(image),
             })),
             index: RwLock::new(Some(SegmentIndex::Memory(index))),
+            recent: Recent::default(),
         }
     }
 
@@ -181,10 +199,21 @@ impl Segment {
         }
     }
 
-    /// Header and bytes; a sealed segment is mapped on first use.
+    /// Header and bytes; a sealed segment is mapped on first use. Whoever has asked for them may look at them: the file is as
+    /// long as its map. For how long, nobody can say; so this is asked each time.
     pub(crate) fn open(&self) -> Result<Opened> {
-        if let Some(opened) = &*self.opened.read() {
-            return Ok(opened.clone());
+        let opened = self.opened.read().clone();
+        if let Some(opened) = opened {
+            self.check_len(&opened)?;
+            return Ok(opened);
+        }
+        if let Some((header, bytes)) = &*self.recent.opened.read()
+            && let Some(bytes) = bytes.upgrade()
+        {
+            return Ok(Opened {
+                header: *header,
+                content: Content::File(bytes),
+            });
         }
         // Without the lock: others may be reading what is open already. If two open it at once, one of them did so in vain.
         let name = names::segment(self.first_position);
@@ -199,15 +228,49 @@ impl Segment {
         let len = usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
         let bytes = file.map(len).at(&path, "mapping a segment")?;
         let header = self.check_header(&bytes)?;
+        if len < header.segment_bytes as usize {
+            return Err(self.ends_early(len as u64));
+        }
         if let Some(offset) = SegmentHeader::damaged_copy(&bytes) {
             tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
         }
+        let bytes = Arc::new(bytes);
         let opened = Opened {
             header,
-            content: Content::File(Arc::new(bytes)),
+            content: Content::File(Arc::clone(&bytes)),
         };
-        *self.opened.write() = Some(opened.clone());
+        match bytes.kept_by() {
+            None => *self.opened.write() = Some(opened.clone()),
+            Some(keeper) => {
+                *self.recent.opened.write() = Some((header, Arc::downgrade(&bytes)));
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.keep(len, Arc::clone(&bytes) as _);
+                }
+            }
+        }
         Ok(opened)
+    }
+
+    /// That the file of a map is as long as the map. Behind its end there is no error to be had, only a signal that ends the
+    /// process.
+    fn check_len(&self, opened: &Opened) -> Result<()> {
+        let Content::File(bytes) = &opened.content else {
+            return Ok(());
+        };
+        if !bytes.is_map() {
+            return Ok(());
+        }
+        match self.dir.len_of(&names::segment(self.first_position)) {
+            Ok(len) if len >= bytes.len() as u64 => Ok(()),
+            Ok(len) => Err(self.ends_early(len)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(self.damaged(0, None, "segment file that is missing")),
+            Err(e) => Err(Error::io(self.path(), "asking for the length of a segment", e)),
+        }
+    }
+
+    fn ends_early(&self, len: u64) -> Error {
+        let offset = usize::try_from(len).unwrap_or(usize::MAX);
+        self.damaged(offset, None, "segment file that ends early")
     }
 
     fn check_header(&self, bytes: &[u8]) -> Result<SegmentHeader> {
@@ -247,25 +310,43 @@ impl Segment {
 
     /// The index: in memory, or from its file on first use, or made anew from the segment.
     pub(crate) fn index(&self) -> Result<SegmentIndex> {
-        if let Some(index) = &*self.index.read() {
-            return Ok(index.clone());
-        }
-        match self.load_index_file() {
-            Ok(index) => Ok(index),
-            Err(reason) => {
-                tracing::info!(segment = %self.path().display(), reason, "making an index anew");
-                self.rebuild_index()
+        let index = self.index.read().clone();
+        match index {
+            Some(SegmentIndex::File(index)) if self.index_is_cut(&index) => {
+                tracing::warn!(segment = %self.path().display(), "an index file was cut short, making it anew");
+                return self.rebuild_index(true);
             }
+            Some(index) => return Ok(index),
+            None => {}
         }
+        if let Some(index) = self.recent.index.read().upgrade() {
+            return Ok(SegmentIndex::File(index));
+        }
+        self.load_index_file().or_else(|fault| {
+            tracing::info!(segment = %self.path().display(), reason = fault.what, "making an index anew");
+            self.rebuild_index(fault.is_wrong)
+        })
+    }
+
+    /// Whether the file of a mapped index has become shorter than the map.
+    fn index_is_cut(&self, index: &SealedIndex) -> bool {
+        let len = || self.dir.len_of(&names::index(self.first_position));
+        index.is_map() && len().is_ok_and(|len| len < index.file_len() as u64)
     }
 
     /// Opens the index file and takes it in the place of what there was.
-    pub(crate) fn load_index_file(&self) -> Result<SegmentIndex, &'static str> {
-        let header = self.open().map_err(|_| "the segment cannot be opened")?.header;
-        let file = self
-            .dir
-            .open(&names::index(self.first_position), OpenMode::Read)
-            .map_err(|_| "there is no index file that can be opened")?;
+    pub(crate) fn load_index_file(&self) -> Result<SegmentIndex, NoIndex> {
+        let there_is_none = |what| NoIndex { what, is_wrong: false };
+        let wrong = |what| NoIndex { what, is_wrong: true };
+        let opened = self.open();
+        let header = opened
+            .map_err(|_| there_is_none("the segment cannot be opened"))?
+            .header;
+        let file = self.dir.open(&names::index(self.first_position), OpenMode::Read);
+        let file = file.map_err(|e| match e.kind() {
+            ErrorKind::InvalidInput => wrong("what has its name is no file"),
+            _ => there_is_none("there is no index file that can be opened"),
+        })?;
         let len = file
             .len()
             .ok()
@@ -273,18 +354,29 @@ impl Segment {
             .filter(|&len| len as u64 <= SEGMENT_BYTES_MAX);
         let bytes = len
             .and_then(|len| file.map(len).ok())
-            .ok_or("the index file cannot be mapped")?;
+            .ok_or_else(|| there_is_none("the index file cannot be mapped"))?;
+        let keeper = bytes.kept_by().cloned();
         let index = SealedIndex::open(bytes, &header).map_err(|error| match error {
-            HeaderError::Invalid(what) => what,
-            HeaderError::Unsupported(_) => "index of another format version",
+            HeaderError::Invalid(what) => wrong(what),
+            HeaderError::Unsupported(_) => wrong("index of another format version"),
         })?;
-        let index = SegmentIndex::File(Arc::new(index));
-        *self.index.write() = Some(index.clone());
-        Ok(index)
+        let index = Arc::new(index);
+        let shared = SegmentIndex::File(Arc::clone(&index));
+        match keeper {
+            None => *self.index.write() = Some(shared.clone()),
+            Some(keeper) => {
+                *self.recent.index.write() = Arc::downgrade(&index);
+                *self.index.write() = None;
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.keep(index.file_len(), index);
+                }
+            }
+        }
+        Ok(shared)
     }
 
-    /// Makes the index anew from the segment.
-    fn rebuild_index(&self) -> Result<SegmentIndex> {
+    /// Makes the index anew from the segment; `file_is_wrong` says that its file is of no use.
+    fn rebuild_index(&self, file_is_wrong: bool) -> Result<SegmentIndex> {
         let opened = self.open()?;
         let mut builder = IndexBuilder::default();
         let found = scan(opened.content.bytes(), &opened.header, &mut builder);
@@ -308,7 +400,10 @@ impl Segment {
         }
         let index = SegmentIndex::Memory(Arc::new(RwLock::new(builder.finish(found.end))));
         *self.index.write() = Some(index.clone());
-        // A file that was wrong must not be met again; the next open makes another one.
+        if !file_is_wrong {
+            return Ok(index);
+        }
+        // It must not be met again; the next open makes another one.
         match self.dir.remove(&names::index(self.first_position)) {
             // Of those who only read, nobody removes anything.
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ReadOnlyFilesystem) => {
@@ -326,7 +421,7 @@ impl Segment {
             return Ok(answer);
         }
         tracing::warn!(segment = %self.path().display(), "the index is wrong, making it anew");
-        question(&self.rebuild_index()?, &opened)
+        question(&self.rebuild_index(true)?, &opened)
             .map_err(|Doubt| self.damaged(0, None, "segment that changes while it is read"))
     }
 

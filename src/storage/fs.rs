@@ -86,7 +86,10 @@ impl Dir for FsDir {
             OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             OpenMode::DirectSync => OFlags::RDWR | direct_sync_flags()?,
         };
-        let fd = rustix::fs::openat(&self.fd, name, common | flags, raw_mode(self.modes.file))?;
+        let fd = match rustix::fs::openat(&self.fd, name, common | flags, raw_mode(self.modes.file)) {
+            Err(Errno::LOOP) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link")),
+            opened => opened?,
+        };
         if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
@@ -107,6 +110,11 @@ impl Dir for FsDir {
             path: self.path.join(name),
             modes: self.modes,
         }))
+    }
+
+    fn len_of(&self, name: &str) -> io::Result<u64> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(u64::try_from(stat.st_size).unwrap_or_default())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -315,6 +323,8 @@ mod tests {
         super::super::write_all_at(&*file, b"hello", 3).unwrap();
         file.sync_data().unwrap();
         assert_eq!(&file.map(8).unwrap()[..], b"\0\0\0hello");
+        assert_eq!(dir.len_of("x").unwrap(), 8);
+        assert_eq!(dir.len_of("y").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(file.map(9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let sub = dir.subdir("folder", true).unwrap();
         dir.sync().unwrap();

@@ -3,8 +3,10 @@
 //!
 //! Invariants:
 //! - I1. A mapped file is neither written nor shortened while it is mapped. Segments and indexes are
-//!   mapped only once they are complete, and only the holder of the directory's lock changes files. A
-//!   stranger who cuts a mapped file short gets this process a SIGBUS; that is the one thing maps cost.
+//!   mapped only once they are complete, and only the holder of the directory's lock changes files. Where a
+//!   stranger has cut a mapped file short, or the device cannot read, touching the map gets this process a SIGBUS;
+//!   that is the one thing maps cost. Segments ask for the length of their file before each use, which leaves
+//!   the moment in between.
 //! - I2. Bytes of an [`Image`] below `frozen` never change again; slices are handed out of those only.
 //! - I3. Bytes of an [`Image`] at or above `frozen` are touched only through its one [`ImageWriter`].
 #![expect(unsafe_code, reason = "maps, and memory shared between one writer and many readers")]
@@ -15,10 +17,12 @@ use std::io;
 use std::ops::Deref;
 use std::ptr;
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use memmap2::{Mmap, MmapOptions, MmapRaw};
+
+use super::pread::Recent;
 
 /// Bytes of a file, for reading: a map of it, or a copy in memory.
 pub struct Bytes(Source);
@@ -26,6 +30,7 @@ pub struct Bytes(Source);
 enum Source {
     Map(Mmap),
     Memory(Vec<u8>),
+    Recent(Vec<u8>, Weak<Recent>),
 }
 
 impl Bytes {
@@ -41,6 +46,24 @@ impl Bytes {
         let map = unsafe { MmapOptions::new().len(len).map(file)? };
         Ok(Self(Source::Map(map)))
     }
+
+    /// A copy that is to be shared for as long as `recent` keeps it.
+    pub(crate) fn recent(bytes: Vec<u8>, recent: &Arc<Recent>) -> Self {
+        Self(Source::Recent(bytes, Arc::downgrade(recent)))
+    }
+
+    /// Whether this is a map: then it must not be touched where its file has been cut short (I1).
+    pub(crate) fn is_map(&self) -> bool {
+        matches!(self.0, Source::Map(_))
+    }
+
+    /// What keeps this for the next reader, if that is not to be done for as long as the log is open.
+    pub(crate) fn kept_by(&self) -> Option<&Weak<Recent>> {
+        match &self.0 {
+            Source::Recent(_, recent) => Some(recent),
+            Source::Map(_) | Source::Memory(_) => None,
+        }
+    }
 }
 
 impl From<Vec<u8>> for Bytes {
@@ -55,7 +78,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Source::Map(map) => map,
-            Source::Memory(bytes) => bytes,
+            Source::Memory(bytes) | Source::Recent(bytes, _) => bytes,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub(crate) mod fs;
 pub(crate) mod map;
+pub(crate) mod pread;
 pub(crate) mod read_only;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
@@ -63,6 +64,14 @@ pub trait Dir: Send + Sync + fmt::Debug {
     /// # Errors
     /// `NotFound` if it is missing and `create` is false.
     fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>>;
+
+    /// Length in bytes of the file `name`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    fn len_of(&self, name: &str) -> io::Result<u64> {
+        self.open(name, OpenMode::Read)?.len()
+    }
 
     /// Gives the file `from` the name `to`, replacing what had it.
     ///

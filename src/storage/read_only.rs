@@ -29,6 +29,10 @@ impl Dir for ReadOnlyDir {
         }
     }
 
+    fn len_of(&self, name: &str) -> io::Result<u64> {
+        self.0.len_of(name)
+    }
+
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
         refused()
     }
