@@ -50,9 +50,9 @@ pub enum Error {
         /// The bound in bytes.
         max: u64,
     },
-    /// Another process, or another handle of this one, has the log open for writing: wait or choose
-    /// another directory.
-    #[error("the log is open elsewhere: {}", path.display())]
+    /// Another process, or another handle of this one, has the log open for writing: wait, choose another directory, or
+    /// open it with [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly).
+    #[error("the log is open elsewhere, wait or open it for reading only: {}", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,

@@ -586,17 +586,7 @@ mod real {
     fn a_segment_cut_short_or_removed_under_a_reader_is_an_error_and_no_signal() {
         let home = Home::new();
         filled(&home, 100);
-        let output = child("reads_what_is_cut", &home.log())
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && stdout.contains("\ndone"),
-            "{:?}: {stdout} {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        succeeds(child("reads_what_is_cut", &home.log()));
     }
 
     /// A process that appends until it is killed.
@@ -677,5 +667,318 @@ mod real {
             followed.len()
         );
         assert!(beside > 0);
+    }
+
+    /// How many descriptors this process has open.
+    fn descriptors() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+    }
+
+    /// A process of its own, for the number of descriptors.
+    #[test]
+    fn counts_descriptors() {
+        let Some(path) = path_of_child() else { return };
+        for map_segments in [true, false] {
+            let before = descriptors();
+            let log = Log::open(&path, small().map_segments(map_segments)).unwrap();
+            for _ in 0..1000 {
+                log.append("s", Any, &[annals::NewEvent::new("t", &[7; 700])]).unwrap();
+            }
+            log.save_snapshot("s", 1.into(), 0, b"state").unwrap();
+            let follower = Log::open(&path, small().mode(OpenMode::ReadOnly)).unwrap();
+            let events: Vec<_> = (0..50)
+                .map(|_| log.read_stream("s", Read::forward()).unwrap())
+                .collect();
+            assert!(events.into_iter().all(|events| events.count() >= 1000));
+            assert!(all_ways(&log).unwrap() >= 1000);
+            all_ways(&follower).unwrap();
+            let segments = log.stat().unwrap().segments;
+            let open = descriptors() - before;
+            assert!(
+                segments > 40 && open <= 16,
+                "{open} descriptors for {segments} segments"
+            );
+            drop((log, follower));
+            assert_eq!(descriptors(), before);
+        }
+        println!("\ndone");
+    }
+
+    /// That `command` ran well and came to its end.
+    #[track_caller]
+    fn succeeds(mut command: Command) {
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success() && stdout.contains("\ndone"),
+            "{:?}: {stdout} {stderr}",
+            output.status
+        );
+    }
+
+    /// The process `name`, started by a shell whose script ends where the process is to begin.
+    fn child_of_shell(script: &str, name: &str, path: &Path) -> Command {
+        let inner = child(name, path);
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        command.env(CHILD, path).stdout(Stdio::piped());
+        command
+    }
+
+    #[test]
+    fn descriptors_do_not_grow_with_the_log() {
+        let home = Home::new();
+        succeeds(child("counts_descriptors", &home.log()));
+    }
+
+    /// A process that may open few files.
+    #[test]
+    fn has_too_many_open_files() {
+        let Some(path) = path_of_child() else { return };
+        let emfile = |error: &Error| {
+            let mut text = error.to_string();
+            text.extend(std::error::Error::source(error).map(ToString::to_string));
+            text.contains("Too many open files")
+        };
+        let take_all = || -> Vec<_> { std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect() };
+        let new = [annals::NewEvent::new("t", &[7; 700])];
+
+        let log = Log::open(&path, small()).unwrap();
+        let mut appended = 0;
+        for _ in 0..50 {
+            log.append("s", Any, &new).unwrap();
+            appended += 1;
+        }
+        let mut refused = 0;
+        for _ in 0..4 {
+            let mut taken = take_all();
+            for _ in 0..100 {
+                match log.append("s", Any, &new) {
+                    Ok(_) => appended += 1,
+                    Err(error) => {
+                        assert!(matches!(error, Error::Io { .. }) && emfile(&error), "{error:?}");
+                        refused += 1;
+                    }
+                }
+            }
+            let error = log.save_snapshot("s", 1.into(), 0, b"state").unwrap_err();
+            assert!(emfile(&error), "{error}");
+            let error = Log::open(&path, read_only()).unwrap_err();
+            assert!(emfile(&error), "{error}");
+            // What is open already is read, and the rest says what is missing.
+            match all_ways(&log) {
+                Ok(count) => assert_eq!(count, appended),
+                Err(error) => assert!(emfile(&error), "{error}"),
+            }
+            taken.truncate(taken.len() - 4);
+            log.append("s", Any, &new).unwrap();
+            appended += 1;
+            drop(taken);
+            assert_eq!(all_ways(&log).unwrap(), appended);
+        }
+        assert!(refused > 0);
+        log.close().unwrap();
+        drop(log);
+
+        // And one that is opened with one descriptor more each time.
+        let mut taken = take_all();
+        let mut failed = 0;
+        loop {
+            match Log::open(&path, small()) {
+                Ok(log) => {
+                    assert_eq!(log.recovery().verdict, annals::Verdict::Clean);
+                    drop(taken);
+                    assert_eq!(all_ways(&log).unwrap(), appended);
+                    break;
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Io { .. }) && emfile(&error), "{error:?}");
+                    failed += 1;
+                    taken.pop();
+                }
+            }
+        }
+        assert!(failed > 1, "{failed}");
+        println!("\ndone");
+    }
+
+    #[test]
+    fn too_many_open_files_stop_what_needs_one_and_nothing_else() {
+        let home = Home::new();
+        let script = "ulimit -n 48 && exec \"$@\"";
+        succeeds(child_of_shell(script, "has_too_many_open_files", &home.log()));
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    /// Sets the permissions of the log at `path`, and of all in it.
+    fn set_modes(path: &Path, dirs: u32, files: u32, lock: u32) {
+        set_mode(path, 0o755);
+        for entry in std::fs::read_dir(path).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                set_modes(&entry.path(), dirs, files, lock);
+            } else {
+                set_mode(&entry.path(), if entry.file_name() == "LOCK" { lock } else { files });
+            }
+        }
+        set_mode(path, dirs);
+    }
+
+    /// A process that may not do all it would like to.
+    #[test]
+    fn lacks_permission() {
+        let Some(path) = path_of_child() else { return };
+        let denied = |path: PathBuf, mode: OpenMode| match Log::open(path, small().mode(mode)) {
+            Err(Error::Io { path, op, source }) => {
+                let kind = source.kind();
+                assert_eq!(kind, std::io::ErrorKind::PermissionDenied, "{op} {}", path.display());
+                path
+            }
+            other => panic!("{other:?}"),
+        };
+        // Nothing may be made here, nothing seen there, and there only read.
+        denied(path.join("new"), OpenMode::ReadWrite);
+        for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly] {
+            denied(path.join("hidden"), mode);
+        }
+        let named = denied(path.join("readable"), OpenMode::ReadWrite);
+        assert_eq!(named, path.join("readable/LOCK"));
+        // Whether a writer is there cannot be told; the mark says that all of it is durable.
+        let log = Log::open(path.join("readable"), read_only()).unwrap();
+        assert_eq!(all_ways(&log).unwrap(), 40);
+        let refused = log.append("s", Any, &[annals::NewEvent::new("t", "x")]);
+        assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+        println!("\ndone");
+    }
+
+    #[test]
+    fn a_permission_that_is_denied_is_named_and_reading_needs_none_to_write() {
+        use std::os::unix::fs::MetadataExt;
+        use std::os::unix::process::CommandExt;
+        let home = Home::new();
+        let outside = home.outside();
+        for (name, dirs, files, lock) in [("hidden", 0o000, 0o000, 0o000), ("readable", 0o555, 0o444, 0o200)] {
+            let path = outside.join(name);
+            let log = Log::open(&path, small()).unwrap();
+            for _ in 0..40 {
+                log.append("s", Any, &[annals::NewEvent::new("t", &[7; 700])]).unwrap();
+            }
+            log.close().unwrap();
+            set_modes(&path, dirs, files, lock);
+        }
+        set_mode(outside, 0o555);
+        let mut command = child("lacks_permission", outside);
+        if outside.metadata().unwrap().uid() == 0 {
+            // Nothing is denied to root.
+            command.uid(65_534).gid(65_534);
+        }
+        succeeds(command);
+        set_mode(outside, 0o755);
+        for name in ["hidden", "readable"] {
+            set_modes(&outside.join(name), 0o755, 0o644, 0o644);
+        }
+    }
+
+    /// What runs a shell that may mount something which nobody else sees; `None`, and loudly so, where that is not allowed.
+    fn mounting() -> Option<&'static str> {
+        for prefix in ["unshare -m", "unshare -rm"] {
+            let script = format!("{prefix} sh -c 'mount -t tmpfs -o size=64k none /mnt' 2>/dev/null");
+            let status = Command::new("sh").args(["-c", &script]).status();
+            if status.is_ok_and(|status| status.success()) {
+                return Some(prefix);
+            }
+        }
+        // Past the test harness, which keeps what is printed to itself.
+        drop(std::io::stderr().write_all(b"SKIPPED: this user may mount nothing (tests/failures.rs)\n"));
+        None
+    }
+
+    /// A process whose log lies on a file system that is read-only.
+    #[test]
+    fn sees_a_read_only_file_system() {
+        let Some(path) = path_of_child() else { return };
+        for (name, what) in [("log", "log/LOCK"), ("new", "new")] {
+            match Log::open(path.join(name), small()) {
+                Err(Error::Io { path: at, source, .. }) => {
+                    assert_eq!(source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+                    assert_eq!(at, path.join(what));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let log = Log::open(path.join("log"), read_only()).unwrap();
+        assert_eq!(all_ways(&log).unwrap(), 100);
+        assert_eq!(log.refresh().unwrap().get(), 100);
+        assert!(annals::verify(path.join("log"), |_| ()).unwrap().is_whole());
+        println!("\ndone");
+    }
+
+    #[test]
+    fn a_log_on_a_read_only_file_system_is_read() {
+        let Some(prefix) = mounting() else { return };
+        let home = Home::new();
+        filled(&home, 100);
+        let mount = "mount --bind \"$AT\" \"$AT\" && mount -o remount,ro,bind \"$AT\" && exec \"$@\"";
+        let script = format!("exec {prefix} sh -c '{mount}' sh \"$@\"");
+        let mut command = child_of_shell(&script, "sees_a_read_only_file_system", home.outside());
+        command.env("AT", home.outside());
+        succeeds(command);
+    }
+
+    /// A process whose log lies on a small file system.
+    #[test]
+    fn fills_a_file_system() {
+        let Some(path) = path_of_child() else { return };
+        let filler = path.join("filler");
+        std::fs::write(&filler, vec![1; 100 << 10]).unwrap();
+        let log = Log::open(path.join("log"), small()).unwrap();
+        let new = [annals::NewEvent::new("t", &[7; 700])];
+        let (mut appended, mut refused) = (0, 0);
+        while refused < 50 {
+            match log.append("s", Any, &new) {
+                Ok(_) => appended += 1,
+                Err(error) => {
+                    assert!(error.is_storage_full(), "{error:?}");
+                    refused += 1;
+                }
+            }
+        }
+        let full = log.save_snapshot("s", 1.into(), 0, &[7; 64 << 10]).unwrap_err();
+        assert!(full.is_storage_full(), "{full:?}");
+        assert_eq!(all_ways(&log).unwrap(), appended);
+        let other = Log::open(path.join("other"), small()).unwrap_err();
+        assert!(other.is_storage_full(), "{other:?}");
+        std::fs::remove_file(&filler).unwrap();
+        for _ in 0..40 {
+            log.append("s", Any, &new).unwrap();
+        }
+        assert_eq!(all_ways(&log).unwrap(), appended + 40);
+        log.close().unwrap();
+        drop(log);
+        // Opened with what is left: nothing.
+        let mut left = std::fs::File::create(path.join("left")).unwrap();
+        while left.write_all(&[1; 4096]).is_ok() {}
+        let log = Log::open(path.join("log"), small()).unwrap();
+        assert_eq!(all_ways(&log).unwrap(), appended + 40);
+        println!("\ndone");
+    }
+
+    #[test]
+    fn a_file_system_that_is_full_stops_appends_until_there_is_space() {
+        let Some(prefix) = mounting() else { return };
+        let home = Home::new();
+        let mount = "mount -t tmpfs -o size=600k none \"$AT\" && exec \"$@\"";
+        let script = format!("exec {prefix} sh -c '{mount}' sh \"$@\"");
+        let mut command = child_of_shell(&script, "fills_a_file_system", home.outside());
+        command.env("AT", home.outside());
+        succeeds(command);
     }
 }

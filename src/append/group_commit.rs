@@ -656,7 +656,7 @@ impl Appender {
         let len = u64::from(header.segment_bytes);
         let prepared = match prepare::take(&self.prepared, &*self.dir, len) {
             Ok(prepared) => prepared,
-            Err(e) => return self.fail(committing, None, WriteFailure::Write(e)),
+            Err(e) => return self.fail(committing, None, WriteFailure::Write(no_successor(&e))),
         };
         let written = write_all_at(&*prepared.file, &header.encode()[..], 0)
             .and_then(|()| SeededBug::SealBeforeSuccessor.leaves_out(|| prepared.file.sync_data()));
@@ -665,7 +665,7 @@ impl Appender {
             if let Err(e) = self.dir.remove(prepared.name) {
                 tracing::warn!(error = %e, "a prepared segment could not be removed");
             }
-            return self.fail(committing, None, WriteFailure::Write(e));
+            return self.fail(committing, None, WriteFailure::Write(no_successor(&e)));
         }
         let name = names::segment(header.first_position);
         let named = self.dir.rename(prepared.name, &name).and_then(|()| {
@@ -1036,6 +1036,11 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
     string
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
+}
+
+/// The segment is full, and there can be no other one.
+fn no_successor(e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("the next segment cannot be made: {e}"))
 }
 
 /// A random number for a new generation.

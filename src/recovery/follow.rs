@@ -18,8 +18,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
-
 use super::apply::{Contents, RecoveryReport, Surveyed, damaged, list_segments, open_segment, read_meta, survey};
 use super::plan::{Before, Decision, decide, needs_before};
 use super::rebuild::IndexBuilder;
@@ -33,6 +31,7 @@ use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{Dir, File, OpenMode, read_up_to};
+use crate::sync::{Mutex, RwLock};
 use crate::types::Position;
 
 /// For how long damage is looked at again while a writer is there.

@@ -149,7 +149,11 @@ impl Dir for FsDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        full_sync(&fs::File::from(self.fd.try_clone()?))
+        // Not through a copy of the handle, which there may be none left of: after a failed sync nothing is known any more.
+        #[cfg(target_vendor = "apple")]
+        return Ok(rustix::fs::fcntl_fullfsync(&self.fd)?);
+        #[cfg(not(target_vendor = "apple"))]
+        Ok(rustix::fs::fsync(&self.fd)?)
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
@@ -166,7 +170,7 @@ impl Dir for FsDir {
             if is_held(&fd)? || started.elapsed() > PROBES {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            std::thread::yield_now();
+            crate::sync::thread::yield_now();
         }
     }
 

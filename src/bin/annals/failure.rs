@@ -118,9 +118,34 @@ impl Failure {
 
 impl From<annals::Error> for Failure {
     fn from(error: annals::Error) -> Self {
-        Self::caused(&error)
+        let failure = Self::caused(&error);
+        match advice(&error) {
+            Some(advice) => failure.and(advice),
+            None => failure,
+        }
     }
 }
+
+/// What to do about it, where the error does not say so itself.
+fn advice(error: &annals::Error) -> Option<&'static str> {
+    match error {
+        annals::Error::UnsupportedFormat { .. } => Some("a newer release has written here: upgrade"),
+        annals::Error::Damaged { .. } => Some("`annals verify` says all that is damaged"),
+        annals::Error::Io { .. } if error.is_storage_full() => Some("free some space and try again"),
+        annals::Error::Io { source, .. } => match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => Some("cat, export, stat and verify need not write"),
+            io::ErrorKind::PermissionDenied => {
+                Some("writing needs the permission to write, cat, export, stat and verify to read")
+            }
+            _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => Some("raise the limit (ulimit -n)"),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `EMFILE`, on every Unix system.
+const TOO_MANY_OPEN_FILES: i32 = 24;
 
 fn status_of(error: &annals::Error) -> u8 {
     match error {
