@@ -83,7 +83,7 @@ pub use recovery::scan::Verdict;
 pub use snapshot::Snapshot;
 pub use stat::Stat;
 pub use types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
-pub use verify::{VerifyProgress, VerifyReport, verify};
+pub use verify::{VerifyOptions, VerifyProgress, VerifyReport, verify, verify_with};
 
 /// A disk in memory that loses what was not synced: for testing code that is built on `annals`.
 ///

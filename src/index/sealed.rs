@@ -198,6 +198,13 @@ impl SealedIndex {
         &self.generations
     }
 
+    /// The entries of all streams.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
+        (0..self.header.streams)
+            .filter_map(|i| self.item::<ENTRY_BYTES>(self.sections.entries, i))
+            .map(IndexEntry::decode)
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let some = |micros| (self.header.events > 0).then_some(Timestamp::from_micros(micros));
         Totals {

@@ -348,18 +348,18 @@ struct Behind {
 }
 
 /// Rules G5 (for the group as a whole) and G6.
-fn follows(group: &GroupHeader, before: &Scan) -> bool {
+pub(crate) fn follows(group: &GroupHeader, before: &Scan) -> bool {
     group.first_position == before.last_position.next()
         && (group.generation.ordinal >= before.generation || SeededBug::GenerationOrderIgnored.is_on())
 }
 
-enum GroupError {
+pub(crate) enum GroupError {
     Invalid { offset: usize, what: &'static str },
     UnknownKind { offset: usize, kind: u8 },
 }
 
 /// Reads the records of the group at `offset` (rules G3 to G5) and returns the scan so far with them added.
-fn read_group(
+pub(crate) fn read_group(
     bytes: &[u8],
     offset: usize,
     group: &GroupHeader,

@@ -6,4 +6,4 @@ mod store;
 pub(crate) mod value;
 
 pub use store::Snapshot;
-pub(crate) use store::{Fault, SnapshotStore, walk};
+pub(crate) use store::{Fault, SnapshotStore, stream_hash, walk};

@@ -463,7 +463,7 @@ impl Drop for BeingWritten<'_> {
 
 /// SipHash-2-4-128 of the name, keyed with the log id, its 16 bytes read as a little-endian number. Keyed, so
 /// that chosen names do not pile up in one folder; equality is decided by the name in the file.
-fn stream_hash(log_id: LogId, stream: &str) -> u128 {
+pub(crate) fn stream_hash(log_id: LogId, stream: &str) -> u128 {
     let mut hasher = SipHasher24::new_with_key(&log_id);
     hasher.write(stream.as_bytes());
     u128::from_le_bytes(hasher.finish128().as_bytes())
