@@ -53,6 +53,7 @@ mod options;
 mod read;
 mod recovery;
 mod retry;
+mod scrub;
 /// Deliberate defects for the tests of the tests. No part of the interface.
 #[cfg(feature = "seeded-bugs")]
 #[doc(hidden)]
@@ -80,6 +81,7 @@ pub use read::events::Events;
 pub use read::subscribe::Subscription;
 pub use recovery::apply::RecoveryReport;
 pub use recovery::scan::Verdict;
+pub use scrub::ScrubStatus;
 pub use snapshot::Snapshot;
 pub use stat::Stat;
 pub use types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};

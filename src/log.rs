@@ -28,6 +28,7 @@ use crate::read::watermark::Watermark;
 use crate::recovery::apply::{RecoveryReport, check_is_ours, open_root, recover};
 use crate::recovery::follow::Follower;
 use crate::retry;
+use crate::scrub::{ScrubStatus, ScrubThread, Scrubber};
 use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
@@ -56,6 +57,7 @@ struct Handle {
     watermark: Arc<Watermark>,
     access: Access,
     snapshots: SnapshotStore,
+    scrubber: Arc<Scrubber>,
     report: RecoveryReport,
     closed: AtomicBool,
     /// Held while the log is being closed: all who close it wait for the one who does, and get its answer.
@@ -76,6 +78,7 @@ enum State {
     /// With what ends with the log.
     Open {
         crew: Option<Crew>,
+        scrubbing: Option<ScrubThread>,
         lock: Option<Box<dyn Lock>>,
     },
     /// How closing it went.
@@ -153,6 +156,12 @@ impl Log {
         let root: Arc<dyn Dir> = Arc::new(ReadOnlyDir(root));
         let (follower, report) = Follower::open(Arc::clone(&root))?;
         let snapshots = SnapshotStore::new(Arc::clone(&root), follower.log_id(), options.snapshots_kept, false);
+        let dir = root
+            .subdir(names::SEGMENTS, false)
+            .at(root.path(), "opening the folder of segments")?;
+        let segments = Arc::clone(follower.segments());
+        let scrubber = Arc::new(Scrubber::new(dir, follower.log_id(), segments, environment.clone()));
+        let scrubbing = ScrubThread::start(&scrubber, options, &environment);
         Ok(Self(Arc::new(Handle {
             root,
             environment,
@@ -160,9 +169,14 @@ impl Log {
             watermark: Arc::new(Watermark::new(report.last_position)),
             access: Access::ReadOnly(Box::new(follower)),
             snapshots,
+            scrubber,
             report,
             closed: AtomicBool::new(false),
-            state: Mutex::new(State::Open { crew: None, lock: None }),
+            state: Mutex::new(State::Open {
+                crew: None,
+                scrubbing,
+                lock: None,
+            }),
         })))
     }
 
@@ -213,6 +227,13 @@ impl Log {
             options.snapshots_kept,
             options.snapshot_sync,
         );
+        let scrubber = Arc::new(Scrubber::new(
+            Arc::clone(&dir),
+            recovered.log_id,
+            Arc::clone(&segments),
+            environment.clone(),
+        ));
+        let scrubbing = ScrubThread::start(&scrubber, &options, &environment);
         if let Some(error) = recovered.no_appends {
             return Ok(Self(Arc::new(Handle {
                 root,
@@ -221,10 +242,12 @@ impl Log {
                 watermark,
                 access: Access::NoAppends(error),
                 snapshots,
+                scrubber,
                 report,
                 closed: AtomicBool::new(false),
                 state: Mutex::new(State::Open {
                     crew: None,
+                    scrubbing,
                     lock: Some(lock),
                 }),
             })));
@@ -266,9 +289,14 @@ impl Log {
             watermark,
             access: Access::ReadWrite(appender),
             snapshots,
+            scrubber,
             report,
             closed: AtomicBool::new(false),
-            state: Mutex::new(State::Open { crew, lock: Some(lock) }),
+            state: Mutex::new(State::Open {
+                crew,
+                scrubbing,
+                lock: Some(lock),
+            }),
         })))
     }
 
@@ -626,6 +654,27 @@ impl Log {
         }
     }
 
+    /// What scrubbing has found since the open: in the background, if [`Options::scrub_bytes_per_second`] says so, and by
+    /// [`Log::scrub`]. Cheap; it reads nothing.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.0.scrubber.status()
+    }
+
+    /// Reads all sealed segments and their indexes now, on the calling thread and at full speed, past the page cache where the file
+    /// system can do that, and says whether they are still what they were. Appends and reads go on meanwhile.
+    /// [`verify()`](crate::verify()) looks at more, and needs no open log.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], also if the log is closed meanwhile; [`Error::Io`] without memory. Damage is not an error here but in the
+    /// status.
+    pub fn scrub(&self) -> Result<ScrubStatus> {
+        self.check_open()?;
+        self.0.scrubber.round(&mut |_| self.check_open().is_ok())?;
+        self.check_open()?;
+        Ok(self.0.scrubber.status())
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.0.closed.load(Ordering::Acquire) {
             Err(Error::Closed)
@@ -653,8 +702,8 @@ impl Handle {
     fn close(&self) -> Result<()> {
         let mut state = self.state.lock();
         // An answer nobody gets: it is replaced before the lock is let go of.
-        let (crew, lock) = match std::mem::replace(&mut *state, State::Closed(Ok(()))) {
-            State::Open { crew, lock } => (crew, lock),
+        let (crew, scrubbing, lock) = match std::mem::replace(&mut *state, State::Closed(Ok(()))) {
+            State::Open { crew, scrubbing, lock } => (crew, scrubbing, lock),
             State::Closed(outcome) => {
                 *state = State::Closed(outcome.clone());
                 return outcome;
@@ -672,6 +721,9 @@ impl Handle {
         };
         if let Some(crew) = crew {
             crew.join();
+        }
+        if let Some(scrubbing) = scrubbing {
+            scrubbing.stop();
         }
         wake(self.watermark.close());
         drop(lock);

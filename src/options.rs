@@ -80,6 +80,10 @@ pub struct Options {
     /// Whether [`Log::save_snapshot`](crate::Log::save_snapshot) returns only once the snapshot is durable; default
     /// true. Without, a power cut may lose it, which costs a longer replay and nothing else.
     pub snapshot_sync: bool,
+    /// How many bytes of sealed segments are read a second, in the background, to see whether they are still what they were; default 0:
+    /// none are. The first round begins with the open, each further one an hour after the end of the last. See
+    /// [`Log::scrub_status`](crate::Log::scrub_status).
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Options {
@@ -98,6 +102,7 @@ impl Default for Options {
             dir_mode: 0o700,
             snapshots_kept: 2,
             snapshot_sync: true,
+            scrub_bytes_per_second: 0,
         }
     }
 }
@@ -135,6 +140,7 @@ impl Options {
         dir_mode: u32,
         snapshots_kept: usize,
         snapshot_sync: bool,
+        scrub_bytes_per_second: u64,
     }
 
     /// Checks all bounds and returns the options as they will be used.

@@ -21,6 +21,7 @@ const ORDER: &[&[&str]] = &[
     &["read", "recovery"],
     &["append"],
     &["retry", "verify", "stat"],
+    &["scrub"],
     &["log"],
     &["lib"],
     &["fuzzing"],
