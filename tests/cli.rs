@@ -440,6 +440,7 @@ fn a_damaged_log_is_3() {
     );
 
     damage(&dir, b"the payload 11 of many");
+    damage(&dir, b"the payload 50 of many");
     for command in ["append", "cat", "export", "stat"] {
         let done = annals(&[command, &dir], "s\tx\n").failed(3, &["damaged"]);
         assert!(done.stdout.is_empty());
@@ -448,8 +449,83 @@ fn a_damaged_log_is_3() {
     let done = annals(&["verify", &dir, "--json"], "").failed(3, &[]);
     let report: Value = serde_json::from_slice(&done.stdout).expect("verify --json prints JSON");
     assert_eq!(report["whole"], Value::from(false));
-    let path = report["damages"][0]["path"].as_str().expect("a damage names its file");
-    assert!(path.ends_with(".log"), "{path}");
+    let damages = report["damages"].as_array().expect("an array");
+    let positions: Vec<_> = damages.iter().map(|damage| damage["positions"].clone()).collect();
+    assert_eq!(positions, [Value::from(vec![11, 11]), Value::from(vec![50, 50])]);
+    for damage in damages {
+        let path = damage["path"].as_str().expect("a damage names its file");
+        assert!(path.ends_with(".log"), "{path}");
+        assert!(damage["offset"].is_u64() && damage["what"].is_string() && damage["next"].is_string());
+    }
+    let fields = [
+        "bytes",
+        "damages",
+        "derived_damages",
+        "events",
+        "harmless_damages",
+        "indexes",
+        "quarantined_files",
+        "repaired",
+        "segments",
+        "snapshots",
+        "unreadable",
+        "verdict",
+        "whole",
+    ];
+    let names: Vec<_> = report.as_object().expect("an object").keys().collect();
+    assert_eq!(names, fields);
+    assert_eq!(
+        (&report["events"], &report["verdict"]),
+        (&Value::from(98), &Value::Null)
+    );
+
+    let done = annals(&["verify", &dir, "--threads", "1"], "").failed(3, &["not whole: 2 places"]);
+    let lines: Vec<_> = done.text().lines().collect();
+    assert!(
+        lines[0].starts_with("not whole: 2 places where events are lost"),
+        "{lines:?}"
+    );
+    let rows: Vec<_> = lines.iter().filter(|line| line.starts_with("segments/")).collect();
+    assert_eq!(rows.len(), 2, "{lines:?}");
+    assert!(rows[1].contains("  50 "), "{rows:?}");
+    assert!(
+        lines
+            .last()
+            .is_some_and(|line| line.starts_with("what to do, damages: copy"))
+    );
+}
+
+#[test]
+fn what_verify_cannot_read_is_1_and_what_costs_no_event_3() {
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default().segment_bytes(16 * 1024)).unwrap();
+    for _ in 0..40 {
+        log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", &[1; 1000])])
+            .unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    let whole = annals(&["verify", &dir], "").ok();
+    assert!(whole.text().starts_with("whole\n"), "{}", whole.text());
+    let segments = Path::new(&dir).join("segments");
+    let index = segments.join("00000000000000000001.idx");
+    let bytes = fs::read(&index).unwrap();
+    fs::write(&index, &bytes[1..]).unwrap();
+    let done = annals(&["verify", &dir], "").failed(3, &["in derived files, which cost no event"]);
+    assert!(
+        done.text().contains("segments/00000000000000000001.idx"),
+        "{}",
+        done.text()
+    );
+    fs::write(&index, &bytes).unwrap();
+
+    let segment = segments.join("00000000000000000001.log");
+    fs::remove_file(&segment).unwrap();
+    fs::create_dir(&segment).unwrap();
+    let done = annals(&["verify", &dir, "--json"], "").failed(1, &["1 place that could not be read"]);
+    let report: Value = serde_json::from_slice(&done.stdout).expect("verify --json prints JSON");
+    assert_eq!(report["damages"], Value::from(Vec::<Value>::new()));
+    assert_eq!(report["unreadable"][0]["positions"][0], Value::from(1));
 }
 
 #[test]
