@@ -37,7 +37,7 @@ fn main() {
     };
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     type Figure = fn(&Effort);
-    let figures: [(&str, Figure); 9] = [
+    let figures: [(&str, Figure); 10] = [
         ("one-thread", one_thread),
         ("threads-8", |effort| threads(effort, 8)),
         ("threads-64", |effort| threads(effort, 64)),
@@ -47,6 +47,7 @@ fn main() {
         ("os", os),
         ("replay", replay),
         ("recovery", recovery),
+        ("verify", verify),
     ];
     for (name, figure) in figures {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
@@ -371,6 +372,47 @@ fn recovery(effort: &Effort) {
         "recovery of an unclean segment",
         median(&mut rates)
     );
+}
+
+/// Verifying a log that is in the page cache, against the bare checksum of the same bytes by as many threads. By the clock, and by the
+/// time of the processors, which says what it would be if nobody else used them.
+fn verify(effort: &Effort) {
+    let dir = BenchDir::new("verify");
+    let path = dir.path("log");
+    let events = if is_quick() { 600_000 } else { 4_000_000 };
+    bench::fill(&path, events, 10_000);
+    let segments = path.join("segments");
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    for threads in [1, threads] {
+        let options = annals::VerifyOptions::new().threads(threads);
+        let (mut by_clock, mut files_by_clock, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut by_cpu, mut files_by_cpu) = (Vec::new(), Vec::new());
+        // The first round brings everything into the page cache.
+        for round in 0..=effort.rounds {
+            let (start, cpu) = (Instant::now(), raw::cpu_seconds());
+            let found = annals::verify_with(&path, &options, |_| ()).expect("verifies");
+            let (elapsed, used) = (start.elapsed().as_secs_f64(), raw::cpu_seconds() - cpu);
+            assert!(found.is_whole() && found.events == events as u64, "{found:?}");
+            let gigabytes = found.bytes as f64 / 1e9;
+            let (start, cpu) = (Instant::now(), raw::cpu_seconds());
+            let read = raw::checksum_files(&segments, "log", threads).expect("reads") as f64 / 1e9;
+            let (elapsed_raw, used_raw) = (start.elapsed().as_secs_f64(), raw::cpu_seconds() - cpu);
+            let start = Instant::now();
+            let summed = raw::checksum_memory(SEGMENT_BYTES, threads).expect("memory") as f64 / 1e9;
+            if round > 0 {
+                memory.push(summed / start.elapsed().as_secs_f64());
+                by_clock.push(gigabytes / elapsed);
+                by_cpu.push(gigabytes / used);
+                files_by_clock.push(read / elapsed_raw);
+                files_by_cpu.push(read / used_raw);
+            }
+        }
+        let name = format!("verify, warm, threads: {threads}");
+        let by_cpu_name = format!("{name}, a CPU second");
+        report(&name, "GB/s", &mut by_clock.clone(), &mut memory, "CRC of memory");
+        report(&name, "GB/s", &mut by_clock, &mut files_by_clock, "read and CRC");
+        report(&by_cpu_name, "GB  ", &mut by_cpu, &mut files_by_cpu, "read and CRC");
+    }
 }
 
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {

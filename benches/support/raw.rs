@@ -755,3 +755,68 @@ pub(crate) fn walk(mut bytes: &[u8], check: bool) -> u64 {
     black_box(positions);
     count
 }
+
+/// The CRC-32 of all files in `dir` whose names end with `extension`, read 256 KiB at a time by `threads` threads that each take
+/// the next file; returns how many bytes that were.
+pub(crate) fn checksum_files(dir: &Path, extension: &str, threads: usize) -> io::Result<u64> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            paths.push(path);
+        }
+    }
+    let next = AtomicU32::new(0);
+    let sum = || -> io::Result<u64> {
+        let mut piece = vec![0; 256 << 10];
+        let mut bytes = 0;
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            let file = File::open(path)?;
+            let mut hasher = crc32fast::Hasher::new();
+            let mut offset = 0;
+            loop {
+                let read = file.read_at(&mut piece, offset)?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&piece[..read]);
+                offset += read as u64;
+            }
+            black_box(hasher.finalize());
+            bytes += offset;
+        }
+        Ok(bytes)
+    };
+    by_threads(threads, sum)
+}
+
+/// The CRC-32 of `bytes` bytes of memory for each of `threads` threads; returns how many bytes that were.
+pub(crate) fn checksum_memory(bytes: usize, threads: usize) -> io::Result<u64> {
+    let mut memory = aligned(bytes)?;
+    memory.fill(0x5a);
+    by_threads(threads, || {
+        black_box(crc32fast::hash(black_box(&memory)));
+        Ok(memory.len() as u64)
+    })
+}
+
+/// The sum of what `work` returns in each of `threads` threads.
+fn by_threads(threads: usize, work: impl Fn() -> io::Result<u64> + Sync) -> io::Result<u64> {
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let mut sum = 0;
+        for worker in workers {
+            sum += worker.join().expect("no panic")?;
+        }
+        Ok(sum)
+    })
+}
+
+/// How long processors have worked for this process, in its own code and in the system's. In steps of 10 ms.
+pub(crate) fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold anything: the state is the first field, user and system time are the 12th and 13th.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
