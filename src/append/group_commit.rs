@@ -589,16 +589,14 @@ impl Appender {
         None
     }
 
-    fn write_group(&self, committing: &mut Committing, mut group: ClosedGroup) {
+    fn write_group(&self, committing: &mut Committing, group: ClosedGroup) {
         if SeededBug::WatermarkBeforeSync.is_on() {
             self.publish(group.last_position, group.end);
         }
-        if SeededBug::AckBeforeSync.is_on()
-            && let Some(gate) = group.gate.take()
-        {
-            self.wake(gate.open(Ok(())));
+        let sync = group.sync && !(SeededBug::MarkNotSynced.is_on() && committing.owed.is_empty());
+        if SeededBug::AckBeforeSync.is_on() {
+            self.answer(committing, &Ok(()));
         }
-        let sync = group.sync && !(SeededBug::MarkNotSynced.is_on() && group.gate.is_none());
         if let Err(failure) = committing.writer.write(group.end, sync) {
             self.fail(committing, Some(group), failure);
             return;
