@@ -19,9 +19,9 @@
 //!   found afterwards, [`SimDisk::kill`] the disk of a machine on which only the process died.
 //! - I6. A file has one name at a time, except after a crash with [`SimDisk::harsh_renames`].
 //!
-//! Deliberately absent: permissions, links, renames across folders, removal of folders, time. Nothing
-//! that a crash gives is random rubbish: for that there are [`SimDisk::flip_bit`] and
-//! [`SimDisk::write_file`].
+//! Deliberately absent: permissions, links, renames across folders, time. Nothing that a crash gives is random rubbish,
+//! except with [`CrashMode::Garbled`]; for damage to what was synced there are [`SimDisk::rot`], [`SimDisk::flip_bit`],
+//! [`SimDisk::write_file`], [`SimDisk::remove_file`] and [`SimDisk::remove_folder`].
 //!
 //! `body` holds the bytes of one file, `names` those of one folder, `state` puts them together and decides
 //! about faults and space; this file is what the outside sees.
@@ -51,11 +51,28 @@ pub enum Fault {
     /// part, up to the end of some sector, a sync may have brought any part to the disk, anything else may have happened or not.
     PowerCut,
     /// The operation fails with this kind and has done nothing; but a [`File::sync_data`] leaves the cache
-    /// clean all the same (I4). Only this operation: the next one works.
+    /// clean all the same (I4). Only this operation: the next one works. `Interrupted` is what a storage says that does not
+    /// try again itself, as [`File`] has it.
     Error(io::ErrorKind),
     /// A write takes fewer bytes than it was given, but at least one; a direct write fewer pages. One byte,
     /// or one page, cannot get shorter. Without effect on anything but a write.
     ShortWrite,
+}
+
+/// What goes wrong with a read; see [`SimDisk::fail_reads`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFault {
+    /// It fails with this kind.
+    Error(io::ErrorKind),
+    /// It gives fewer bytes than there are, but at least one. Without effect on [`File::map`].
+    Short,
+}
+
+impl From<io::ErrorKind> for ReadFault {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Error(kind)
+    }
 }
 
 /// Which of the possible states [`SimDisk::crash_with`] gives.
@@ -72,10 +89,13 @@ pub enum CrashMode {
     /// Everything in the order it was written, but of the last write of each file only a prefix of the
     /// sectors not yet synced. Its length may end with that prefix.
     Torn,
+    /// As `Random`, on a device that may harm what lies beside the bytes it was writing: each page of 4 KiB that an unsynced write has
+    /// touched may also come back as rubbish, all of it.
+    Garbled,
 }
 
 impl CrashMode {
-    /// All of them.
+    /// All that a device without [`CrashMode::Garbled`]'s vice may give.
     pub const ALL: [Self; 4] = [Self::DropAll, Self::KeepAll, Self::Random, Self::Torn];
 }
 
@@ -174,13 +194,19 @@ impl SimDisk {
         self.state.lock().faults.insert(op, fault);
     }
 
-    /// Makes the next `count` reads fail with `kind`, counting [`File::read_at`] and [`File::map`] of files
+    /// Makes `fault` happen to the next `count` reads, counting [`File::read_at`] and [`File::map`] of files
     /// whose path contains `path_part`. The name is the one that the file has at the time of the read.
-    pub fn fail_reads(&self, path_part: &str, kind: io::ErrorKind, count: u64) {
-        self.state.lock().fail_reads(path_part, kind, count);
+    pub fn fail_reads(&self, path_part: &str, fault: impl Into<ReadFault>, count: u64) {
+        self.state.lock().fail_reads(path_part, fault.into(), count);
     }
 
-    /// Forgets all faults that have not happened yet.
+    /// From now on, one in `one_in` operations and reads meets a fault, drawn anew each time: an error, a full disk, an interrupted
+    /// call, a short write or read; never a power cut. 0 for none. A planned fault goes first.
+    pub fn fail_randomly(&self, one_in: u64) {
+        self.state.lock().fail_one_in = one_in;
+    }
+
+    /// Forgets all faults that have not happened yet, and ends [`SimDisk::fail_randomly`].
     pub fn clear_faults(&self) {
         self.state.lock().clear_faults();
     }
@@ -286,6 +312,12 @@ impl SimDisk {
         self.state.lock().flip_bit(path, byte_offset, bit)
     }
 
+    /// Turns over one bit somewhere in the files, each byte as likely as any other, as [`SimDisk::flip_bit`] does; the answer is the
+    /// path, the byte and the bit, or `None` if there is not a single byte.
+    pub fn rot(&self) -> Option<(String, u64, u8)> {
+        self.state.lock().rot()
+    }
+
     /// The bytes of a file as reads would see them; `None` if there is no such file.
     #[must_use]
     pub fn read_file(&self, path: &str) -> Option<Vec<u8>> {
@@ -308,6 +340,14 @@ impl SimDisk {
     /// `NotFound` if there is no such file.
     pub fn remove_file(&self, path: &str) -> io::Result<()> {
         self.state.lock().remove_file(path)
+    }
+
+    /// Removes the entry of a folder, durably, and with it everything below.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder.
+    pub fn remove_folder(&self, path: &str) -> io::Result<()> {
+        self.state.lock().remove_folder(path)
     }
 
     /// The paths of all files that have a name, sorted.

@@ -176,6 +176,14 @@ impl Body {
         }
     }
 
+    /// Notes that these bytes were on their way to the disk.
+    pub(super) fn touch(&mut self, offset: u64, len: usize) {
+        for piece in pieces(offset, len) {
+            let cached = self.pages.get(&piece.page);
+            self.unsynced.entry(piece.page).or_insert_with(|| Unsynced::of(cached));
+        }
+    }
+
     pub(super) fn set_len(&mut self, op: u64, len: u64) {
         if len < self.len {
             self.cut(len);
@@ -329,8 +337,8 @@ impl Body {
                 let choice = match mode {
                     CrashMode::DropAll => 0,
                     CrashMode::KeepAll => newest,
-                    CrashMode::Random if newest == 0 || bias.yes(rng) => newest,
-                    CrashMode::Random => rng.below(newest),
+                    CrashMode::Random | CrashMode::Garbled if newest == 0 || bias.yes(rng) => newest,
+                    CrashMode::Random | CrashMode::Garbled => rng.below(newest),
                     CrashMode::Torn => match versions.last() {
                         Some((op, _)) if *op == tear.op && number >= tear.from => newest - 1,
                         _ => newest,
@@ -344,6 +352,12 @@ impl Body {
                     has_block = true;
                 }
             }
+            if mode == CrashMode::Garbled && rng.coin() {
+                for bytes in found.chunks_exact_mut(8) {
+                    bytes.copy_from_slice(&rng.next().to_le_bytes());
+                }
+                has_block = true;
+            }
             if has_block && (cached.is_some() || found.iter().any(|b| *b != 0)) {
                 pages.insert(page, Arc::new(found));
             } else {
@@ -352,7 +366,7 @@ impl Body {
         }
         let reserved = match mode {
             CrashMode::DropAll => self.reserved_durable,
-            CrashMode::Random if !bias.yes(rng) => self.reserved_durable,
+            CrashMode::Random | CrashMode::Garbled if !bias.yes(rng) => self.reserved_durable,
             _ => self.reserved,
         };
         Self::found(pages, len, reserved)
@@ -390,7 +404,7 @@ impl Body {
         let kept = match mode {
             CrashMode::DropAll => 0,
             CrashMode::KeepAll | CrashMode::Torn => all,
-            CrashMode::Random => match rng.below(3) {
+            CrashMode::Random | CrashMode::Garbled => match rng.below(3) {
                 0 => 0,
                 1 => all,
                 _ => rng.below(all + 1),

@@ -163,7 +163,7 @@ impl Folder {
         match mode {
             CrashMode::DropAll => self.durable.clone(),
             CrashMode::KeepAll | CrashMode::Torn => self.now.clone(),
-            CrashMode::Random => {
+            CrashMode::Random | CrashMode::Garbled => {
                 let mut names = self.durable.clone();
                 let bias = rng.bias();
                 for change in &self.pending {

@@ -14,7 +14,7 @@ use super::super::{PAGE_BYTES, SECTOR_BYTES};
 use super::body::Body;
 use super::names::{Folder, Node};
 use super::rng::Rng;
-use super::{CrashMode, Entry, Fault};
+use super::{CrashMode, Entry, Fault, ReadFault};
 
 const BLOCK: u64 = PAGE_BYTES as u64;
 
@@ -36,7 +36,9 @@ pub(super) struct State {
     pub(super) power: bool,
     pub(super) ops: u64,
     pub(super) faults: BTreeMap<u64, Fault>,
-    read_faults: Vec<ReadFault>,
+    read_faults: Vec<PlannedRead>,
+    /// 0 for none.
+    pub(super) fail_one_in: u64,
     clock: u64,
     rng: Rng,
     /// Blocks left.
@@ -59,9 +61,9 @@ struct Inode {
 }
 
 #[derive(Clone)]
-struct ReadFault {
+struct PlannedRead {
     path_part: String,
-    kind: io::ErrorKind,
+    fault: ReadFault,
     left: u64,
 }
 
@@ -74,6 +76,7 @@ impl State {
             ops: 0,
             faults: BTreeMap::new(),
             read_faults: Vec::new(),
+            fail_one_in: 0,
             clock: 0,
             rng: Rng::new(seed),
             space: None,
@@ -90,10 +93,10 @@ impl State {
         self.space = bytes.map(|bytes| bytes / BLOCK);
     }
 
-    pub(super) fn fail_reads(&mut self, path_part: &str, kind: io::ErrorKind, count: u64) {
-        self.read_faults.push(ReadFault {
+    pub(super) fn fail_reads(&mut self, path_part: &str, fault: ReadFault, count: u64) {
+        self.read_faults.push(PlannedRead {
             path_part: path_part.to_owned(),
-            kind,
+            fault,
             left: count,
         });
     }
@@ -101,6 +104,12 @@ impl State {
     pub(super) fn clear_faults(&mut self) {
         self.faults.clear();
         self.read_faults.clear();
+        self.fail_one_in = 0;
+    }
+
+    /// Whether chance has it that something fails now.
+    fn fails(&mut self) -> bool {
+        self.fail_one_in > 0 && self.rng.next().is_multiple_of(self.fail_one_in)
     }
 
     fn check_power(&self) -> io::Result<()> {
@@ -109,7 +118,14 @@ impl State {
 
     /// Starts an operation: its tick, and what goes wrong with it.
     fn begin(&mut self) -> (u64, Option<Fault>) {
-        let fault = self.faults.remove(&self.ops);
+        let fault = self.faults.remove(&self.ops).or_else(|| {
+            self.fails().then(|| match self.rng.below(8) {
+                0..=2 => Fault::Error(io::ErrorKind::Other),
+                3 | 4 => Fault::Error(io::ErrorKind::StorageFull),
+                5 => Fault::Error(io::ErrorKind::Interrupted),
+                _ => Fault::ShortWrite,
+            })
+        });
         self.ops += 1;
         self.clock += 1;
         (self.clock, fault)
@@ -354,8 +370,13 @@ impl State {
     }
 
     pub(super) fn read(&mut self, id: FileId, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.check_read(id)?;
-        Ok(self.inode(id)?.body.read(buf, offset))
+        let is_short = self.check_read(id)?;
+        let read = self.inode(id)?.body.read(buf, offset);
+        Ok(if is_short && read > 1 {
+            1 + self.rng.below(read - 1)
+        } else {
+            read
+        })
     }
 
     /// The first `len` bytes.
@@ -368,19 +389,29 @@ impl State {
         bytes_of(body, len)
     }
 
-    fn check_read(&mut self, id: FileId) -> io::Result<()> {
+    /// Whether a read is to be short.
+    fn check_read(&mut self, id: FileId) -> io::Result<bool> {
         let inode = self.inode(id)?;
         let path = self.folder(inode.folder)?.path_of(&inode.name);
         let hit = self
             .read_faults
             .iter_mut()
             .find(|f| f.left > 0 && path.contains(&f.path_part));
-        match hit {
-            Some(fault) => {
-                fault.left -= 1;
-                Err(fault.kind.into())
-            }
-            None => Ok(()),
+        let mut fault = hit.map(|planned| {
+            planned.left -= 1;
+            planned.fault
+        });
+        if fault.is_none() && self.fails() {
+            fault = Some(if self.rng.coin() {
+                ReadFault::Short
+            } else {
+                ReadFault::Error(io::ErrorKind::Other)
+            });
+        }
+        match fault {
+            Some(ReadFault::Error(kind)) => Err(kind.into()),
+            Some(ReadFault::Short) => Ok(true),
+            None => Ok(false),
         }
     }
 
@@ -405,7 +436,10 @@ impl State {
                 let sectors = usize::try_from(end.div_ceil(sector) - first).unwrap_or(0);
                 let stop = (first + self.rng.below(sectors + 1) as u64) * sector;
                 let part = usize::try_from(stop.clamp(offset, end) - offset).unwrap_or(0);
-                self.change(id, |body| body.write(op, &buf[..part], offset));
+                self.change(id, |body| {
+                    body.write(op, &buf[..part], offset);
+                    body.touch(offset, fitting);
+                });
                 self.power = false;
                 return Err(no_power());
             }
@@ -595,6 +629,26 @@ impl State {
         }
     }
 
+    pub(super) fn rot(&mut self) -> Option<(String, u64, u8)> {
+        let mut left = Vec::new();
+        let mut total = 0;
+        for path in self.paths() {
+            let len = self.resolve_file(&path).ok()?.1.body.len();
+            total += len;
+            left.push((path, len));
+        }
+        let mut at = self.rng.next().checked_rem(total)?;
+        let bit = u8::try_from(self.rng.below(8)).ok()?;
+        for (path, len) in left {
+            if at < len {
+                self.flip_bit(&path, at, bit).ok()?;
+                return Some((path, at, bit));
+            }
+            at -= len;
+        }
+        None
+    }
+
     pub(super) fn write_file(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let (folders, name) = split(path);
         // All checks first: a refused call leaves nothing behind.
@@ -641,6 +695,21 @@ impl State {
         let (_, name) = split(path);
         self.folder_mut(folder)?.remove_durably(name, Node::File(id));
         self.unname(id);
+        Ok(())
+    }
+
+    pub(super) fn remove_folder(&mut self, path: &str) -> io::Result<()> {
+        let (folder, name) = self.resolve(path)?;
+        let Some(&Node::Folder(id)) = self.folder(folder)?.now.get(name) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let below = format!("{path}/");
+        for file in self.paths() {
+            if file.starts_with(&below) {
+                self.remove_file(&file)?;
+            }
+        }
+        self.folder_mut(folder)?.remove_durably(name, Node::Folder(id));
         Ok(())
     }
 

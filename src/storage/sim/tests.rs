@@ -1056,3 +1056,135 @@ fn a_watcher_takes_its_turn_first() {
     write(&file, b"x", 1);
     assert_eq!(disk.read_file("f").unwrap(), [1, b'x']);
 }
+
+#[test]
+fn a_short_read_gives_fewer_bytes() {
+    let (disk, file) = disk_with(31, &row(7, 100));
+    let mut lens = BTreeSet::new();
+    for _ in 0..2000 {
+        disk.fail_reads("f", ReadFault::Short, 1);
+        let mut buf = [0; 100];
+        let len = file.read_at(&mut buf, 0).unwrap();
+        assert!(buf[..len].iter().all(|byte| *byte == 7));
+        lens.insert(len);
+    }
+    assert!(
+        lens.first() == Some(&1) && lens.last() == Some(&99) && lens.len() > 50,
+        "{lens:?}"
+    );
+    disk.fail_reads("f", ReadFault::Short, 3);
+    assert_eq!(file.read_at(&mut [0; 1], 0).unwrap(), 1, "one byte cannot get shorter");
+    assert_eq!(file.read_at(&mut [0; 9], 100).unwrap(), 0, "nor the end of the file");
+    assert_eq!(file.map(100).unwrap().len(), 100);
+    assert_eq!(file.read_at(&mut [0; 100], 0).unwrap(), 100);
+}
+
+#[test]
+fn faults_come_at_the_rate_asked_for_and_the_same_for_the_same_seed() {
+    let failures = |seed: u64, one_in: u64| -> Vec<Option<ErrorKind>> {
+        let (disk, file) = disk_with(seed, &row(1, 1000));
+        disk.fail_randomly(one_in);
+        let outcomes = (0..600).map(|i| {
+            let outcome = match i % 3 {
+                0 => file.write_at(&row(2, 100), 0).map(|len| len == 100),
+                1 => file.sync_data().map(|()| true),
+                _ => file.read_at(&mut [0; 100], 0).map(|len| len == 100),
+            };
+            match outcome {
+                Ok(whole) => (!whole).then_some(ErrorKind::WriteZero),
+                Err(error) => Some(error.kind()),
+            }
+        });
+        outcomes.collect()
+    };
+    let count = |outcomes: &[Option<ErrorKind>]| outcomes.iter().flatten().count();
+    assert_eq!(count(&failures(1, 0)), 0);
+    let some = failures(1, 10);
+    assert!((30..90).contains(&count(&some)), "{}", count(&some));
+    assert_eq!(some, failures(1, 10));
+    assert_ne!(some, failures(2, 10));
+    let kinds: BTreeSet<_> = some.into_iter().flatten().collect();
+    let expected = [
+        ErrorKind::Other,
+        ErrorKind::StorageFull,
+        ErrorKind::Interrupted,
+        ErrorKind::WriteZero,
+    ];
+    assert_eq!(kinds, BTreeSet::from(expected), "WriteZero stands for what was short");
+}
+
+/// What was synced stays as it is, also on pages beside; what was not may be anything, page by page.
+#[test]
+fn rubbish_comes_in_pages_that_an_unsynced_write_has_touched() {
+    let page = usize::try_from(PAGE).unwrap();
+    let (disk, file) = disk_with(32, &row(1, 4 * page));
+    write(&file, &row(2, 10), PAGE + 5);
+    let direct = disk.root().open("f", OpenMode::DirectSync).unwrap();
+    disk.fail_at(disk.ops(), Fault::PowerCut);
+    direct.write_at(&row(3, page), 2 * PAGE).unwrap_err();
+    let (mut rubbish, mut states) = ([0; 4], BTreeSet::new());
+    for _ in 0..STATES {
+        let found = found(&disk, CrashMode::Garbled);
+        assert_eq!(found.len(), 4 * page);
+        for (i, page) in found.chunks(page).enumerate() {
+            let kinds: BTreeSet<u8> = page.iter().copied().collect();
+            rubbish[i] += usize::from(kinds.len() > 100);
+        }
+        states.insert(found);
+    }
+    assert_eq!((rubbish[0], rubbish[3]), (0, 0));
+    assert!(rubbish[1] > STATES / 4 && rubbish[2] > STATES / 4, "{rubbish:?}");
+    assert!(
+        states
+            .iter()
+            .any(|found| found[page..2 * page].iter().all(|byte| *byte == 1))
+    );
+    for mode in CrashMode::ALL {
+        assert!(
+            disk.crash_with(mode)
+                .read_file("f")
+                .unwrap()
+                .iter()
+                .all(|byte| *byte <= 3)
+        );
+    }
+}
+
+#[test]
+fn rot_turns_one_bit_anywhere() {
+    let disk = SimDisk::new(33);
+    assert_eq!(disk.rot(), None);
+    disk.write_file("a", &[0; 8]).unwrap();
+    disk.write_file("b/c", &[0; 24]).unwrap();
+    disk.write_file("empty", b"").unwrap();
+    let mut hits = BTreeSet::new();
+    for _ in 0..3000 {
+        let before = [disk.read_file("a").unwrap(), disk.read_file("b/c").unwrap()].concat();
+        let (path, byte, bit) = disk.rot().unwrap();
+        let after = [disk.read_file("a").unwrap(), disk.read_file("b/c").unwrap()].concat();
+        let at = usize::try_from(byte).unwrap() + if path == "a" { 0 } else { 8 };
+        let changed: Vec<_> = (0..32).filter(|i| before[*i] != after[*i]).collect();
+        assert_eq!(changed, [at]);
+        assert_eq!(before[at] ^ after[at], 1 << bit);
+        hits.insert((at, bit));
+    }
+    assert_eq!(hits.len(), 32 * 8, "every bit of every byte");
+    let found = disk.crash_with(CrashMode::DropAll);
+    assert_eq!(found.read_file("a"), disk.read_file("a"));
+}
+
+#[test]
+fn a_folder_may_be_lost_with_all_that_is_in_it() {
+    let disk = SimDisk::new(34);
+    for path in ["a/b/c", "a/d", "ab"] {
+        disk.write_file(path, b"x").unwrap();
+    }
+    assert_eq!(kind(disk.remove_folder("ab")), ErrorKind::NotFound);
+    assert_eq!(kind(disk.remove_folder("x")), ErrorKind::NotFound);
+    disk.remove_folder("a").unwrap();
+    assert_eq!(disk.files(), ["ab"]);
+    let found = disk.crash_with(CrashMode::KeepAll);
+    assert_eq!(found.files(), ["ab"]);
+    assert_eq!(kind(found.root().subdir("a", false)), ErrorKind::NotFound);
+    assert!(found.root().subdir("a", true).is_ok());
+}
