@@ -52,6 +52,7 @@ impl Examiner {
                 _ if i == CrashMode::ALL.len() as u64 => (cut.kill(), true, "killed".into()),
                 _ => (cut.crash_with(CrashMode::Random), false, format!("Random {i}")),
             };
+            found.set_space(None);
             // The next open may well have other options.
             let options = options.clone().direct_io(self.rng.below(2) == 0);
             self.state(&found, before, &options, os_kept)

@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) durability: Durability,
     /// Whether some batches, and some lives, ask for the other durability.
     pub(crate) mixed: bool,
+    /// Whether there are lives in which calls fail.
+    pub(crate) faults: bool,
 }
 
 /// What one life is like.
@@ -29,6 +31,10 @@ pub(crate) struct Shape {
 pub(crate) struct Life {
     pub(crate) direct_io: bool,
     pub(crate) durability: Durability,
+    /// One call in so many fails; 0 for none.
+    pub(crate) fault_one_in: u64,
+    /// The disk is full from this step on, for a few steps.
+    pub(crate) full_from: Option<u64>,
 }
 
 impl Shape {
@@ -48,6 +54,7 @@ impl Shape {
                 Durability::Sync
             },
             mixed: rng.below(3) == 0,
+            faults: rng.below(3) == 0,
         }
     }
 
@@ -62,6 +69,12 @@ impl Shape {
         Life {
             direct_io: rng.below(2) == 0,
             durability: self.either(other),
+            fault_one_in: if self.faults && rng.below(3) != 0 {
+                6 + rng.below(60)
+            } else {
+                0
+            },
+            full_from: (rng.below(5) == 0).then(|| rng.below(6)),
         }
     }
 

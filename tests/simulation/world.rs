@@ -19,8 +19,11 @@ use crate::common::{
 /// How many turns others get during one step. Each may make operations of the disk at which there are turns again.
 const TURNS_MAX: u64 = 6;
 
-/// How often an open is tried again on a disk on which calls fail.
-const OPENS_MAX: u64 = 40;
+/// How often an open is tried again on a disk on which calls fail, before they no longer do.
+const OPENS_MAX: u64 = 20;
+
+/// For how many steps a full disk stays full.
+const FULL_STEPS: u64 = 3;
 
 pub(crate) struct World {
     shared: Arc<Shared>,
@@ -171,10 +174,11 @@ impl Shared {
             disk.fail_at(disk.ops() + ops, Fault::PowerCut);
         }
         let mut after = self.open()?;
-        for _ in 0..self.config.steps {
+        for step in 0..self.config.steps {
             if after == After::NoPower {
                 break;
             }
+            self.fill(step);
             {
                 let mut inner = self.inner.lock();
                 inner.step += 1;
@@ -190,6 +194,7 @@ impl Shared {
         disk.unwatch();
         disk.clear_faults();
         disk.set_space(None);
+        self.inner.lock().faulty = false;
         {
             let mut inner = self.inner.lock();
             inner.examiner.stats.disk_operations += disk.ops();
@@ -223,6 +228,27 @@ impl Shared {
         Ok(())
     }
 
+    /// The disk gets full, or has space again.
+    fn fill(&self, step: u64) {
+        let mut inner = self.inner.lock();
+        let Some(full_from) = inner.life.full_from else { return };
+        if step == full_from {
+            inner.faulty = true;
+            inner.disk.set_space(Some(0));
+        } else if step == full_from + FULL_STEPS {
+            inner.faulty = inner.life.fault_one_in > 0;
+            inner.disk.set_space(None);
+        }
+    }
+
+    /// Whether calls fail from now on.
+    fn faults(&self, on: bool) {
+        let mut inner = self.inner.lock();
+        let one_in = if on { inner.life.fault_one_in } else { 0 };
+        inner.disk.fail_randomly(one_in);
+        inner.faulty = one_in > 0;
+    }
+
     fn options(&self) -> Options {
         let inner = self.inner.lock();
         self.shape.options(&inner.life)
@@ -232,7 +258,11 @@ impl Shared {
     fn open(&self) -> Checked<After> {
         let disk = self.disk();
         let options = self.options();
+        self.faults(true);
         for attempt in 0.. {
+            if attempt == OPENS_MAX {
+                self.faults(false);
+            }
             let seed = {
                 let mut inner = self.inner.lock();
                 inner.opens += 1;
@@ -240,9 +270,12 @@ impl Shared {
                 self.seed.wrapping_mul(1000).wrapping_add(inner.opens)
             };
             match open(&disk, &options, seed) {
-                Ok(log) => return self.opened(log),
+                Ok(log) => {
+                    self.faults(false);
+                    return self.opened(log);
+                }
                 Err(_) if !disk.has_power() => return Ok(After::NoPower),
-                Err(Error::Io { .. }) if self.inner.lock().faulty && attempt < OPENS_MAX => {}
+                Err(Error::Io { .. }) if self.inner.lock().faulty => {}
                 Err(error) => return Err(broken!(LEGAL_CRASH_NEVER_REFUSED, "open is refused: {error:?}")),
             }
         }
@@ -272,6 +305,8 @@ impl Shared {
             inner.followers.push(follower);
         }
         inner.log = Some(log);
+        drop(inner);
+        self.faults(true);
         Ok(After::GoOn)
     }
 
@@ -519,9 +554,30 @@ impl Shared {
             }
             _ => {
                 self.inner.lock().examiner.stats.io_errors += 1;
-                Ok(After::GoOn)
+                self.probe(&disk)
             }
         }
+    }
+
+    /// With a disk that works again, the handle does too.
+    fn probe(&self, disk: &SimDisk) -> Checked<After> {
+        disk.set_space(None);
+        self.inner.lock().life.full_from = None;
+        self.faults(false);
+        self.append(2)?;
+        let trouble = {
+            let mut inner = self.inner.lock();
+            inner.settle_tickets();
+            inner.trouble.take()
+        };
+        if !disk.has_power() {
+            return Ok(After::NoPower);
+        }
+        if let Some(error) = trouble {
+            return Err(broken!(APPEND_GOES_ON, "after an error of the disk: {error:?}"));
+        }
+        self.faults(true);
+        Ok(After::GoOn)
     }
 
     /// Whoever else is there gets a turn while the log waits for the disk, and a power cut at this moment is looked at.
