@@ -546,6 +546,21 @@ fn a_log_that_is_open_elsewhere_is_4() {
 }
 
 #[test]
+fn a_newer_format_is_1_and_says_what_to_do() {
+    let (_temp, dir) = log_dir();
+    annals(&["append", &dir], "s\tx\n").ok();
+    let meta = Path::new(&dir).join("annals.meta");
+    let mut bytes = fs::read(&meta).unwrap();
+    bytes[12..16].copy_from_slice(&2u32.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[12..]);
+    bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&meta, bytes).unwrap();
+    for command in ["append", "cat", "export", "stat", "verify"] {
+        annals(&[command, &dir], "s\tx\n").failed(1, &["format 2", "annals.meta", "upgrade"]);
+    }
+}
+
+#[test]
 fn cat_follows_a_writer() {
     let (_temp, dir) = log_dir();
     let mut appending = Appending::start(&dir);

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use annals::ExpectedVersion::Any;
-use annals::sim::{CrashMode, Fault, SimDisk};
-use annals::{Durability, Error, Log, NewEvent, OpenMode, Options, Position, Verdict, Version};
+use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+use annals::{Durability, Error, Log, NewEvent, OpenMode, Options, Position, Timestamp, Verdict, Version};
 
 use common::{Found, Rng, all_files, batch_of, copy, effort, open, whole_log};
 
@@ -443,6 +445,100 @@ fn what_a_crash_leaves_opens_without_a_free_byte() {
                 append(&log, 301).unwrap_or_else(|e| panic!("op {op}, {mode:?}: {e}"));
             }
             whole_log(&log).unwrap();
+        }
+    }
+}
+
+// A sync that fails.
+
+/// After a sync that failed, the page cache has what the disk has not, and syncing again would say that all is well.
+#[test]
+fn a_failed_sync_poisons_the_handle_and_the_next_open_writes_again_what_it_shows() {
+    for seed in 0..20 * effort() {
+        let options = small().direct_io(false);
+        let run = Run::new(seed, &options);
+        run.append(1..=5);
+        let log = run.log.as_ref().unwrap();
+        let before = whole_log(log).unwrap();
+        // Batch 6 is written first, then synced.
+        let (batch, _) = batch_of(6, &[("alpha", vec![600])], Some(Durability::Sync));
+        run.disk
+            .fail_at(run.disk.ops() + 1, Fault::Error(std::io::ErrorKind::Other));
+        assert!(matches!(log.append_batch(&batch), Err(Error::Poisoned { .. })));
+        for n in 7..10 {
+            assert!(matches!(append(log, n), Err(Error::Poisoned { .. })));
+        }
+        assert_eq!(whole_log(log).unwrap(), before, "reads go on");
+        assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
+
+        let log = open(&run.disk, &options, seed).unwrap();
+        let adopted = whole_log(&log).unwrap();
+        assert_eq!(adopted.len(), before.len() + 1, "its bytes are there");
+        let found = run.disk.crash_with(CrashMode::DropAll);
+        let log = open(&found, &options, seed).unwrap();
+        assert_eq!(whole_log(&log).unwrap(), adopted, "what an open has shown survives");
+        append(&log, 11).unwrap();
+    }
+}
+
+// A second writer.
+
+#[test]
+fn a_second_writer_is_told_at_once_and_readers_do_not_mind() {
+    let run = Run::new(1, &small());
+    run.append(1..=10);
+    let ops = run.disk.ops();
+    let error = open(&run.disk, &small(), 2).unwrap_err();
+    assert!(matches!(error, Error::Locked { .. }));
+    assert!(
+        error.to_string().contains("reading only"),
+        "it says what can be done: {error}"
+    );
+    assert_eq!(run.disk.ops(), ops, "and changes nothing");
+    let readers: Vec<Log> = (0..3)
+        .map(|_| open(&run.disk, &small().mode(OpenMode::ReadOnly), 3).unwrap())
+        .collect();
+    run.append(11..=20);
+    for reader in &readers {
+        reader.refresh().unwrap();
+        assert!(whole_log(reader).unwrap().len() > 10);
+    }
+}
+
+/// The clock is set back and forth, also while the log is closed and while segments are rolled: time stands still until the clock has
+/// caught up, and reads by time find what they should.
+#[test]
+fn a_clock_that_is_set_back_never_sets_back_the_log() {
+    for seed in 0..10 * effort() {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let mut expected: Vec<i64> = Vec::new();
+        for session in 0..6 {
+            let start = rng.below(3_000_000);
+            let clock = Arc::new(std::sync::atomic::AtomicI64::new(i64::try_from(start).unwrap()));
+            let now = Arc::clone(&clock);
+            let environment = Environment::deterministic(session)
+                .with_clock(move || Timestamp::from_micros(now.load(std::sync::atomic::Ordering::Relaxed)));
+            let log = Log::open_in(disk.root(), small(), environment).unwrap();
+            for _ in 0..rng.below(25) {
+                let micros = i64::try_from(rng.below(3_000_000)).unwrap() - 1_000_000;
+                clock.store(micros, std::sync::atomic::Ordering::Relaxed);
+                log.append("alpha", Any, &[NewEvent::new("t", &[7; 700])]).unwrap();
+                expected.push(expected.last().map_or(micros, |&last| last.max(micros)));
+            }
+            let found: Vec<i64> = whole_log(&log)
+                .unwrap()
+                .iter()
+                .map(|e| e.timestamp.as_micros())
+                .collect();
+            assert_eq!(found, expected, "seed {seed}, session {session}");
+            let since = Timestamp::from_micros(1_000_000);
+            let late = log.read_all(annals::Read::forward().since(since)).unwrap().count();
+            assert_eq!(late, expected.iter().filter(|&&micros| micros >= 1_000_000).count());
+            // The mark of a clean close is there, or not.
+            if rng.below(2) == 0 {
+                log.close().unwrap();
+            }
         }
     }
 }
