@@ -381,7 +381,9 @@ impl Log {
         self.place(batch, true, false)
     }
 
-    /// As [`Log::append_async`], but never waits.
+    /// As [`Log::append_async`], but waits for no room and for no other append. It may still take as long as a read of the disk
+    /// takes: where a stream stands that the newest segment does not have is looked up in the indexes of older ones, and a retry in
+    /// their records.
     ///
     /// # Errors
     /// [`Error::Busy`] where `append_async` would wait; nothing was placed. Otherwise as there.

@@ -10,11 +10,18 @@ const BUFFER_BYTES: usize = 1 << 16;
 ///
 /// What is still buffered when it is dropped is written then, so that an error in the middle does not
 /// take back what came before it.
-pub(crate) struct Output(BufWriter<StdoutLock<'static>>);
+pub(crate) struct Output<W: Write = StdoutLock<'static>>(BufWriter<W>);
 
 impl Output {
     pub(crate) fn new() -> Self {
-        Self(BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock()))
+        Self::to(io::stdout().lock())
+    }
+}
+
+impl<W: Write> Output<W> {
+    /// The same, but to `writer`.
+    pub(crate) fn to(writer: W) -> Self {
+        Self(BufWriter::with_capacity(BUFFER_BYTES, writer))
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {

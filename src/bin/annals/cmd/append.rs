@@ -4,7 +4,8 @@
 //! it is whole and hands on the ticket; the *printing* thread, which is the main one, waits for the
 //! tickets in the order of their positions and prints what they bring.
 //!
-//! (I1) `ok` is printed for a durable event only: after its ticket said so.
+//! (I1) `ok` is printed for a durable event only: after its ticket said so. The lines with an answer are the first
+//!      ones of the input: after one that could not be appended, none is acknowledged any more.
 //! (I2) The printing thread never waits with something unflushed.
 //! (I3) The process ends when there is nothing more to print or printing has failed, even while the
 //!      reading thread is blocked on input that may never come.
@@ -39,8 +40,9 @@ const LINE_SLACK_BYTES: u64 = 64 << 10;
 /// a line are one atomic batch. The last line may lack its newline if it is otherwise whole. For each
 /// event, once it is durable, `ok <position> <stream> <version>` is printed at once, in order of
 /// position. Names of streams are printed with `\\`, `\t`, `\n`, `\r` and, for other control
-/// characters, `\xHH`. A line that is no record ends the command after everything before it has been
-/// appended and printed.
+/// characters, `\xHH`. A line that is no record, or cannot be appended, ends the command after
+/// everything before it has been appended and printed. Nothing after it is acknowledged, but lines that
+/// had been read already may be in the log; the message then says how many.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log; made if there is none.
@@ -91,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         stopped: Arc::clone(&stopped),
     };
     let reader = thread::spawn(move || appender.read_all(line_bytes_max, &sender));
-    let printed = print_all(&receiver, &mut Output::new());
+    let printed = print_all(&receiver, &mut Output::new(), &stopped);
     stopped.store(true, Ordering::Relaxed);
     if printed.is_ok()
         && let Err(panic) = reader.join()
@@ -170,48 +172,64 @@ impl Appender {
     }
 }
 
-/// The printing thread. It ends at the end of the input, or with the first failure, but prints what
-/// was acknowledged in spite of it.
-fn print_all(receiver: &Receiver<Handed>, out: &mut Output) -> Result<(), Failure> {
-    let mut failed: Option<Failure> = None;
+/// The printing thread. It ends at the end of the input, or with the first failure; then `stopped` tells the reading thread
+/// to take in no more.
+fn print_all<W: Write>(receiver: &Receiver<Handed>, out: &mut Output<W>, stopped: &AtomicBool) -> Result<(), Failure> {
     let mut lines = Vec::new();
+    let mut line_number = 0_u64;
     loop {
         let handed = match receiver.try_recv() {
             Ok(handed) => handed,
-            Err(TryRecvError::Empty) if failed.is_none() => {
+            Err(TryRecvError::Empty) => {
                 out.flush()?;
                 match receiver.recv() {
                     Ok(handed) => handed,
                     Err(mpsc::RecvError) => break,
                 }
             }
-            // Nobody waits for more input once something has failed (I3).
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Disconnected) => break,
         };
-        let answer = match handed {
-            Handed::Placed { stream, ticket } => {
-                if !ticket.is_done() {
-                    out.flush()?;
-                }
-                ticket.wait().map(|parts| (stream, parts)).map_err(Failure::from)
+        line_number += 1;
+        let (stream, ticket) = match handed {
+            Handed::Placed { stream, ticket } => (stream, ticket),
+            Handed::Failed(failure) => {
+                out.flush()?;
+                return Err(failure);
             }
-            Handed::Failed(failure) => Err(failure),
         };
-        match answer {
-            Ok((stream, parts)) => {
+        if !ticket.is_done() {
+            out.flush()?;
+        }
+        match ticket.wait() {
+            Ok(parts) => {
                 lines.clear();
                 for part in parts {
                     acknowledge(&mut lines, &stream, &part).map_err(Failure::output)?;
                 }
                 out.write(&lines)?;
             }
-            Err(failure) => {
-                failed.get_or_insert(failure);
+            Err(error) => {
+                stopped.store(true, Ordering::Relaxed);
+                out.flush()?;
+                let failure = Failure::from(error).at(format_args!("line {line_number}"));
+                return Err(match count_appended(receiver) {
+                    0 => failure,
+                    later => failure.and(format_args!("{later} later lines are in the log, not acknowledged")),
+                });
             }
         }
     }
-    out.flush()?;
-    failed.map_or(Ok(()), Err)
+    out.flush()
+}
+
+/// How many of the lines that have been taken in are in the log. Waits for no input (I3).
+fn count_appended(receiver: &Receiver<Handed>) -> usize {
+    let taken_in = std::iter::from_fn(|| receiver.try_recv().ok());
+    let is_appended = |handed: Handed| match handed {
+        Handed::Placed { ticket, .. } => ticket.wait().is_ok(),
+        Handed::Failed(_) => false,
+    };
+    taken_in.map(is_appended).filter(|appended| *appended).count()
 }
 
 /// Appends the lines for the events of one part of a batch to `lines`.
@@ -224,4 +242,44 @@ fn acknowledge(lines: &mut Vec<u8>, stream: &str, part: &Appended) -> io::Result
         writeln!(lines, " {version}")?;
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use annals::sim::{Environment, Fault, SimDisk};
+
+    /// Whoever counts the answers would take a later line's for that of the one that failed.
+    #[test]
+    fn nothing_is_acknowledged_after_a_line_that_could_not_be_appended() {
+        let disk = SimDisk::new(1);
+        disk.set_direct_supported(false);
+        let options = Options::new().segment_bytes(16 << 10);
+        let log = Log::open_in(disk.root(), options, Environment::deterministic(1)).unwrap();
+        let (sender, receiver) = mpsc::sync_channel(10);
+        for line in 1..=5 {
+            if line == 3 {
+                disk.fail_at(disk.ops(), Fault::Error(io::ErrorKind::StorageFull));
+            }
+            let mut batch = Batch::new();
+            let data = format!("line {line}");
+            batch
+                .add("s", ExpectedVersion::Any, &[NewEvent::new("", &data)])
+                .unwrap();
+            let ticket = log.append_async(&batch).unwrap();
+            let stream = "s".into();
+            sender.send(Handed::Placed { stream, ticket }).unwrap();
+        }
+        drop(sender);
+        let (mut written, stopped) = (Vec::new(), AtomicBool::new(false));
+        let failure = print_all(&receiver, &mut Output::to(&mut written), &stopped).unwrap_err();
+        assert_eq!(String::from_utf8(written).unwrap(), "ok 1 s 1\nok 2 s 2\n");
+        let message = failure.to_string();
+        assert!(
+            message.starts_with("line 3: ") && message.contains("; 2 later lines"),
+            "{message}"
+        );
+        assert!(stopped.into_inner());
+        assert_eq!(log.last_position().get(), 4, "the later ones are there");
+    }
 }
