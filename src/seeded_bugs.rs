@@ -62,6 +62,8 @@ seeded_bugs! {
     TornGroupAccepted,
     /// a scan cuts off what a later group says was durable
     DamageCutOff,
+    /// a scan takes any part of a group that is zero for one that never arrived
+    ZerosTakenForTorn,
     /// records are not compared with what the index says of them
     IndexTrusted,
     /// a segment whose predecessor is missing is read as if there had been none
@@ -80,12 +82,18 @@ seeded_bugs! {
     SealBeforeSuccessor,
     /// the next segment gets its name before the groups of the full one are synced
     FullSegmentNotSynced,
+    /// a seal is not synced before the first group of the next segment is written
+    SealNotSynced,
     /// a mark is not synced
     MarkNotSynced,
     /// a group calls all groups before it durable
     DurablePositionTooHigh,
     /// a direct write leaves out what was written before it without a sync
     DirectWriteSkipsUnsynced,
+    /// where groups start on pages of their own, the last page of the one before is written again
+    PaddedPageWrittenAgain,
+    /// the end of a stream is the last event that was placed, whether it is durable or not
+    StreamEndsWithPlaced,
     /// a read error is taken for the end of the file
     ReadErrorTakenForEnd,
     /// a short write is taken for a whole one

@@ -699,7 +699,7 @@ impl Appender {
             )
         };
         let start = segment.visible_end();
-        let mut sealed = committing.writer.write(seal.end, true);
+        let mut sealed = committing.writer.write(seal.end, !SeededBug::SealNotSynced.is_on());
         if SeededBug::SealBeforeSuccessor.is_on() && sealed.is_ok() {
             let synced = prepared.file.sync_data().and_then(|()| self.dir.sync());
             sealed = synced.map_err(WriteFailure::Sync);

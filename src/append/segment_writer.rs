@@ -117,7 +117,12 @@ impl SegmentWriter {
         } else {
             self.durable_end
         };
-        let start = start.next_multiple_of(self.group_align) / PAGE_BYTES * PAGE_BYTES;
+        let align = if SeededBug::PaddedPageWrittenAgain.is_on() {
+            1
+        } else {
+            self.group_align
+        };
+        let start = start.next_multiple_of(align) / PAGE_BYTES * PAGE_BYTES;
         if start >= end {
             return Ok(());
         }

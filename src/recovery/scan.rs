@@ -451,7 +451,14 @@ fn lacks_a_sector(bytes: &[u8], offset: usize, bad_record: Option<(GroupHeader, 
         Some((group, ..)) => offset
             .checked_add(GROUP_HEADER_BYTES + group.body_len as usize)
             .and_then(|end| bytes.get(offset..end))
-            .is_some_and(|bytes| zero_parts(bytes, offset) > group.zero_parts),
+            .is_some_and(|bytes| {
+                zero_parts(bytes, offset)
+                    > if SeededBug::ZerosTakenForTorn.is_on() {
+                        0
+                    } else {
+                        group.zero_parts
+                    }
+            }),
     }
 }
 

@@ -427,7 +427,10 @@ impl Segment {
 
     /// What readers may see here of `stream`.
     pub(crate) fn find(&self, stream: &str) -> Result<Option<Found>> {
-        let visible_end = self.visible_end();
+        let visible_end = match self.visible_end() {
+            _ if SeededBug::StreamEndsWithPlaced.is_on() => usize::MAX,
+            visible_end => visible_end,
+        };
         self.ask(|index, opened| match index {
             SegmentIndex::Memory(index) => {
                 let index = index.read();

@@ -3,11 +3,13 @@
 //! it is, and `tests/seeded_bugs.rs` on code with a defect.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Verdict, Version};
 
 use super::gated::{Hold, gated};
+use super::noted::{Noting, Pages};
 use super::{Checked, Fate, Found, Oracle, Rng, batch_of, copy, ensure, open, places, snapshot_bytes, whole_log};
 
 /// A promise, and the check of it.
@@ -42,6 +44,9 @@ checks! {
     a_missing_segment_is_missed,
     no_byte_of_a_group_changes_unnoticed,
     a_failing_call_costs_nothing_acknowledged,
+    a_payload_of_zeros_is_no_hole,
+    readers_of_a_stream_see_only_what_is_durable,
+    a_page_with_durable_events_is_not_written_again,
 }
 
 const SEGMENT: &str = "segments/00000000000000000001.log";
@@ -582,5 +587,107 @@ fn a_failing_call_costs_nothing_acknowledged(seed: u64) -> Checked {
             }
         }
     }
+    Ok(())
+}
+
+/// The last group, not marked, has sectors that were zero when it was written. A bit of it turns over: that is in doubt, not torn.
+fn a_payload_of_zeros_is_no_hole(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    append(&log, 1, "s", len_of(&mut rng))?;
+    let zeros = vec![0; 1200 + len_of(&mut rng)];
+    let event = NewEvent::new("zeros", &zeros).metadata(b"stands before them");
+    log.append("s", ExpectedVersion::Any, &[event])
+        .map_err(|error| format!("append succeeds: {error:?}"))?;
+    let disk = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    let at = find(&disk, b"stands before them")?;
+    disk.flip_bit(SEGMENT, at as u64, 0)
+        .map_err(|error| format!("a bit is flipped: {error}"))?;
+    let log = opened(&disk, &options, 2)?;
+    let report = log.recovery();
+    ensure!(
+        report.verdict == Verdict::AmbiguousLastGroup && report.quarantined.is_some(),
+        "a group that lacks nothing is not torn: {report:?}"
+    );
+    Ok(())
+}
+
+/// While a group is at the disk, nobody who reads by stream or by position sees it.
+fn readers_of_a_stream_see_only_what_is_durable(seed: u64) -> Checked {
+    let (root, gate) = gated(&SimDisk::new(seed));
+    let environment = Environment::deterministic(seed).with_threads(true);
+    let log = Log::open_in(root, options().direct_io(false), environment)
+        .map_err(|error| format!("open succeeds: {error:?}"))?;
+    append(&log, 1, "s", 30)?;
+    gate.hold(Hold::Syncs);
+    let ticket = log.append_async(&batch_of(2, &[("s", vec![30]), ("t", vec![30])], None).0);
+    gate.wait_until_held();
+    let see = |count: u64| {
+        let read =
+            |events: annals::Result<annals::Events>| events.map_or(0, |events| events.map_while(Result::ok).count());
+        let seen = (
+            log.stream_version("s").map(Version::get).ok(),
+            log.stream_version("t").map(Version::get).ok(),
+            read(log.read_stream("s", Read::forward())) as u64,
+            read(log.read_all(Read::forward())) as u64,
+            log.last_position().get(),
+        );
+        let last = if count == 1 { 1 } else { 3 };
+        (seen == (Some(count), Some(count - 1), count, last, last))
+            .then_some(())
+            .ok_or(seen)
+    };
+    let held = see(1);
+    gate.release();
+    let appended = ticket.and_then(annals::Ticket::wait);
+    ensure!(appended.is_ok(), "append succeeds: {appended:?}");
+    ensure!(held.is_ok(), "readers see only what is durable: {held:?}");
+    let durable = see(2);
+    ensure!(durable.is_ok(), "readers see all that is durable: {durable:?}");
+    Ok(())
+}
+
+/// A device that may harm bytes beside those it was writing is why groups are padded. The page of the last group was written again with
+/// each new one, so that it could be harmed all the same.
+pub(crate) fn a_page_with_durable_events_is_not_written_again(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let disk = SimDisk::new(seed);
+    disk.set_direct_supported(seed.is_multiple_of(3));
+    let options = Options::new()
+        .segment_bytes(128 * 1024)
+        .pad_groups_to(4096)
+        .durability(if seed % 3 == 2 {
+            Durability::Os
+        } else {
+            Durability::Sync
+        });
+    let pages = Pages::default();
+    let mut marks = Vec::new();
+    for round in 1..=3 {
+        let root = Arc::new(Noting(disk.root(), Arc::clone(&pages)));
+        let log = Log::open_in(root, options.clone(), Environment::deterministic(round))
+            .map_err(|error| format!("open succeeds: {error:?}"))?;
+        // The last one fills its page to the end.
+        for len in [10, 4000 + len_of(&mut rng), 3944] {
+            let data = vec![1; len];
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", &data)])
+                .map_err(|error| format!("append succeeds: {error:?}"))?;
+        }
+        log.close().map_err(|error| format!("close succeeds: {error:?}"))?;
+        marks.extend(pages.lock().keys().next_back().copied());
+    }
+    // The next open writes the mark again, which nothing after it has called durable: the last page, and no event in it.
+    for mark in marks {
+        pages.lock().remove(&mark);
+    }
+    let written: Vec<_> = pages.lock().clone().into_iter().collect();
+    ensure!(written.len() >= 12, "the test writes pages: {written:?}");
+    ensure!(
+        written.iter().all(|&(_, count)| count == 1),
+        "no page is written again: page and count: {written:?}"
+    );
     Ok(())
 }

@@ -4,6 +4,8 @@
 #[cfg(feature = "sim")]
 pub(crate) mod checks;
 pub(crate) mod gated;
+#[cfg(feature = "sim")]
+pub(crate) mod noted;
 pub(crate) mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
