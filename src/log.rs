@@ -18,6 +18,7 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::record::{NewEvent, check_stream};
 use crate::format::segment_header::Generation;
+use crate::losses::{self, Degraded, Loss};
 use crate::options::{OpenMode, Options};
 use crate::read::Read;
 use crate::read::all::{Backward, Forward, first_at_or_after};
@@ -25,7 +26,7 @@ use crate::read::events::Events;
 use crate::read::stream::{StreamWalk, last_version, lineage};
 use crate::read::subscribe::Subscription;
 use crate::read::watermark::Watermark;
-use crate::recovery::apply::{RecoveryReport, check_is_ours, open_root, recover};
+use crate::recovery::apply::{RecoveryReport, check_is_ours, is_new, open_root, read_meta, recover, recover_degraded};
 use crate::recovery::follow::Follower;
 use crate::retry;
 use crate::scrub::{ScrubStatus, ScrubThread, Scrubber};
@@ -59,6 +60,8 @@ struct Handle {
     snapshots: SnapshotStore,
     scrubber: Arc<Scrubber>,
     report: RecoveryReport,
+    /// What is lost, if the log was opened although it is damaged.
+    degraded: Option<Degraded>,
     closed: AtomicBool,
     /// Held while the log is being closed: all who close it wait for the one who does, and get its answer.
     state: Mutex<State>,
@@ -146,7 +149,7 @@ impl Log {
             Arc::new(PreadDir::new(root))
         };
         match options.mode {
-            OpenMode::ReadWrite => Self::open_to_write(root, options, environment),
+            OpenMode::ReadWrite | OpenMode::Degraded => Self::open_to_write(root, options, environment),
             OpenMode::ReadOnly => Self::open_to_read(root, &options, environment),
         }
     }
@@ -171,6 +174,7 @@ impl Log {
             snapshots,
             scrubber,
             report,
+            degraded: None,
             closed: AtomicBool::new(false),
             state: Mutex::new(State::Open {
                 crew: None,
@@ -189,7 +193,12 @@ impl Log {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
             other => other.at(&lock_path, "locking the log")?,
         };
-        let recovered = recover(&root, &options, &environment)?;
+        let is_degraded = options.mode == OpenMode::Degraded && (read_meta(&*root).is_err() || !is_new(&*root)?);
+        let mut recovered = if is_degraded {
+            recover_degraded(&root, &options, &environment)?
+        } else {
+            recover(&root, &options, &environment)?
+        };
         let report = recovered.report.clone();
         let dir = recovered.segments_dir;
         let active = recovered.active;
@@ -216,11 +225,19 @@ impl Log {
         let mut segments: Vec<_> = recovered
             .sealed
             .iter()
-            .map(|&first| Arc::new(Segment::sealed(Arc::clone(&dir), first)))
+            .map(|&first| match recovered.mended.remove(&first) {
+                None => Arc::new(Segment::sealed(Arc::clone(&dir), first)),
+                Some(overlay) => Arc::new(Segment::mended(Arc::clone(&dir), first, overlay)),
+            })
             .collect();
         segments.push(Arc::clone(&segment));
         let segments = Arc::new(SegmentSet::new(segments));
         let watermark = Arc::new(Watermark::new(report.last_position));
+        let degraded = if is_degraded {
+            Some(Degraded::new(&segments, recovered.damages)?)
+        } else {
+            None
+        };
         let snapshots = SnapshotStore::new(
             Arc::clone(&root),
             recovered.log_id,
@@ -244,6 +261,7 @@ impl Log {
                 snapshots,
                 scrubber,
                 report,
+                degraded,
                 closed: AtomicBool::new(false),
                 state: Mutex::new(State::Open {
                     crew: None,
@@ -291,6 +309,7 @@ impl Log {
             snapshots,
             scrubber,
             report,
+            degraded,
             closed: AtomicBool::new(false),
             state: Mutex::new(State::Open {
                 crew,
@@ -396,6 +415,11 @@ impl Log {
     }
 
     fn place(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
+        if let Some(degraded) = &self.0.degraded {
+            for part in batch.parts() {
+                degraded.check(batch.stream(part))?;
+            }
+        }
         let appender = self.appender()?;
         let placed = appender.append(batch, wait_for_room, lead);
         match placed {
@@ -426,7 +450,20 @@ impl Log {
         }
         let from = read.from.map(Version::new);
         let walk = StreamWalk::new(&self.0.segments, stream, from, read.backward)?;
-        Ok(Events::stream(walk, read.limit))
+        let events = Events::stream(walk, read.limit).tell_losses(self.0.degraded.is_some());
+        let Some(Err(error)) = self.0.degraded.as_ref().map(|degraded| degraded.check(stream)) else {
+            return Ok(events);
+        };
+        // What may be lost would come after all that is known.
+        let is_past_end = match from {
+            None => read.backward,
+            Some(from) => read.backward && from > last_version(&self.0.segments, stream)?,
+        };
+        Ok(match (read.backward, is_past_end) {
+            (false, _) => events.between(None, Some(error)),
+            (true, true) => events.between(Some(error), None),
+            (true, false) => events,
+        })
     }
 
     /// Reads the whole log by position, in either direction.
@@ -444,17 +481,15 @@ impl Log {
                 let after = Timestamp::from_micros(time.as_micros().saturating_add(1));
                 from = from.min(Position::new(first_at_or_after(segments, after, last)?.get() - 1));
             }
-            return Ok(Events::backward(Backward::new(Arc::clone(segments), from), read.limit));
+            let events = Events::backward(Backward::new(Arc::clone(segments), from), read.limit);
+            return Ok(events.tell_losses(self.0.degraded.is_some()));
         }
         let mut from = Position::new(read.from.unwrap_or_default());
         if let Some(time) = read.since {
             from = from.max(first_at_or_after(segments, time, last)?);
         }
-        Ok(Events::forward(
-            Forward::new(Arc::clone(segments), from),
-            last,
-            read.limit,
-        ))
+        let events = Events::forward(Forward::new(Arc::clone(segments), from), last, read.limit);
+        Ok(events.tell_losses(self.0.degraded.is_some()))
     }
 
     /// All events after the position `after`, those there are and those to come.
@@ -467,7 +502,7 @@ impl Log {
             Arc::clone(&self.0.segments),
             Arc::clone(&self.0.watermark),
             after,
-            false,
+            self.0.degraded.is_some(),
         ))
     }
 
@@ -479,7 +514,54 @@ impl Log {
     pub fn stream_version(&self, stream: &str) -> Result<Version> {
         self.check_open()?;
         check_stream(stream)?;
+        if let Some(degraded) = &self.0.degraded {
+            degraded.check(stream)?;
+        }
         last_version(&self.0.segments, stream)
+    }
+
+    /// What is lost: in a log that was opened [degraded](OpenMode::Degraded), what is damaged now; in any log, what earlier repairs took note
+    /// of. Empty in a log that was never damaged. In the order of the log.
+    ///
+    /// Opens the index of every segment, as [`Log::stat`] does.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`], [`Error::Closed`].
+    pub fn losses(&self) -> Result<Vec<Loss>> {
+        self.check_open()?;
+        match &self.0.degraded {
+            Some(degraded) => Ok(degraded.losses.clone()),
+            None => losses::losses(&self.0.segments),
+        }
+    }
+
+    /// Accepts that `stream` has lost events, or may have: from now on, reads do not speak of it at the stream's end, and appends go on. Returns the
+    /// version after which the next event of the stream goes: the last one that is known, lost ones included.
+    ///
+    /// In a log that was opened [degraded](OpenMode::Degraded); in another, or if the stream lost nothing, there is nothing to accept, and this
+    /// is [`Log::stream_version`]. What is accepted is known to this handle and its clones; the event that is appended next is what lasts of it.
+    ///
+    /// # Errors
+    /// As [`Log::stream_version`].
+    pub fn accept_loss(&self, stream: &str) -> Result<Version> {
+        self.check_open()?;
+        check_stream(stream)?;
+        if let Some(degraded) = &self.0.degraded {
+            degraded.accept(stream);
+        }
+        last_version(&self.0.segments, stream)
+    }
+
+    /// Accepts all losses, as [`Log::accept_loss`] for each stream.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn accept_losses(&self) -> Result<()> {
+        self.check_open()?;
+        if let Some(degraded) = &self.0.degraded {
+            degraded.accept_all();
+        }
+        Ok(())
     }
 
     /// The position of the last event that readers may see: the last durable one, or with [`Durability::Os`] the last one

@@ -31,6 +31,15 @@ pub enum OpenMode {
     /// less than there is; otherwise, everything that is whole. [`Log::refresh`](crate::Log::refresh) looks again. Calls that
     /// would change the log answer [`Error::ReadOnly`].
     ReadOnly,
+    /// As [`OpenMode::ReadWrite`], for a log that is damaged: it shows everything that is whole, and goes on for the streams that lost
+    /// nothing.
+    ///
+    /// Reads all of the log, so an open takes as long as that does. Damaged bytes stay as they are, for [`repair`](crate::repair()): where
+    /// the newest segment is damaged, appends go to a new one. What was lost is in [`Log::losses`](crate::Log::losses). Reads answer
+    /// [`Error::Damaged`] once for each place where something is lost, and go on behind it. A stream that lost its last events, or
+    /// may have, answers it at its end, and for appends, until [`Log::accept_loss`](crate::Log::accept_loss). Segments that are damaged are held
+    /// in memory once they are read.
+    Degraded,
 }
 
 /// How a log is opened.

@@ -95,6 +95,12 @@ impl GroupHeader {
         in_bounds.then_some(header)
     }
 
+    /// The seed that a header at the beginning of `bytes` was encoded with, if it is one.
+    pub(crate) fn seed_of(bytes: &[u8]) -> Option<u32> {
+        let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
+        (bytes[4..8] == MAGIC).then(|| LittleEndian::read_u32(bytes) ^ crc32(&[&bytes[4..]]))
+    }
+
     /// How many positions before the first one were not known durable.
     fn unsynced(&self) -> u32 {
         let unsynced = self.first_position.get() - 1 - self.durable_position.get();

@@ -1,6 +1,6 @@
 //! The names of all files: the only place that builds or parses one. No name contains a caller's text.
 
-use crate::types::{Position, Version};
+use crate::types::{Position, Timestamp, Version};
 
 /// Held by the process that writes.
 pub(crate) const LOCK: &str = "LOCK";
@@ -65,6 +65,19 @@ pub(crate) fn parse_snapshot(name: &str, stream_hash: u128) -> Option<Version> {
 /// What was cut from the segment at `first` from `offset` on. `attempt` tells repeated cuts apart.
 pub(crate) fn quarantined_tail(first: Position, offset: u64, attempt: u32) -> String {
     format!("{first:0>DIGITS$}-{offset}-{attempt}.tail")
+}
+
+/// An `annals.meta` that was not what it should be.
+pub(crate) fn quarantined_meta(attempt: u32) -> String {
+    format!("{META}-{attempt}.old")
+}
+
+/// The report of a repair at `time`, as text; `attempt` tells two apart that happened at the same time.
+pub(crate) fn repair_report(time: Timestamp, attempt: u32) -> String {
+    match attempt {
+        0 => format!("repair-{}.txt", time.as_micros()),
+        _ => format!("repair-{}-{attempt}.txt", time.as_micros()),
+    }
 }
 
 fn parse_ordinal(digits: &str) -> Option<u64> {

@@ -230,6 +230,14 @@ fn covered(header: &[u8]) -> &[u8] {
     }
 }
 
+/// Whether the record at the beginning of `bytes` says that it is an event with a position from `first` to `last`; not checked.
+pub(crate) fn may_be_event(bytes: &[u8], first: Position, last: Position) -> bool {
+    bytes.get(..RECORD_HEADER_BYTES).is_some_and(|header| {
+        let position = Position::new(LittleEndian::read_u64(&header[8..]));
+        header[32] == KIND_EVENT && (first..=last).contains(&position)
+    })
+}
+
 /// The length with padding of the record that begins `encoded`, which [`encode_event`] made.
 pub(crate) fn encoded_len(encoded: &[u8]) -> usize {
     aligned(LittleEndian::read_u32(&encoded[4..]) as usize)

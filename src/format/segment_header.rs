@@ -122,6 +122,27 @@ impl SegmentHeader {
         }
     }
 
+    /// What stands in the place of the salt in each copy on `page`, whole or not.
+    pub(crate) fn salts(page: &[u8]) -> [u64; 2] {
+        [0, COPY_BYTES].map(|offset| page.get(offset + 48..offset + 56).map_or(0, LittleEndian::read_u64))
+    }
+
+    /// A salt by which groups in a segment of the log `log_id` have this seed. Not the one there was, but as good: salts are used for
+    /// their checksum only.
+    pub(crate) fn salt_for(log_id: &LogId, group_seed: u32) -> u64 {
+        const POLYNOMIAL: u32 = 0xedb8_8320;
+        // A CRC-32 takes 4 bytes by adding them to its state and stepping 32 bits; that can be stepped back.
+        let before = !crc32(&[log_id, &[0; 4]]);
+        let mut state = !group_seed;
+        for _ in 0..32 {
+            state = match state >> 31 {
+                1 => (state ^ POLYNOMIAL) << 1 | 1,
+                _ => state << 1,
+            };
+        }
+        u64::from(before ^ state) << 32
+    }
+
     /// What the checksums of group headers in this segment are mixed with.
     pub(crate) fn group_seed(&self) -> u32 {
         let mut salt = [0; 8];
@@ -245,6 +266,20 @@ mod tests {
         assert_eq!(next(GENERATION_MAX - 1), Some((GENERATION_MAX, 7)));
         assert_eq!(next(GENERATION_MAX), None);
         assert_eq!(next(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_salt_is_found_that_gives_the_same_seeds() {
+        for salt in [0, 1, 42, 0x0123_4567_89ab_cdef, u64::MAX] {
+            let was = SegmentHeader { salt, ..header() };
+            let found = SegmentHeader {
+                salt: SegmentHeader::salt_for(&was.log_id, was.group_seed()),
+                ..was
+            };
+            assert_eq!(found.group_seed(), was.group_seed());
+            let generation = Generation { ordinal: 7, nonce: 8 };
+            assert_eq!(found.record_seed(generation), was.record_seed(generation));
+        }
     }
 
     #[test]

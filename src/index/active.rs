@@ -258,6 +258,14 @@ impl ActiveIndex {
         (is_between && next < version).then_some(next)
     }
 
+    /// The versions that were lost in the loss number `loss`.
+    pub(crate) fn lost_in(&self, loss: usize) -> impl Iterator<Item = (&str, Version, Version)> {
+        self.streams.iter().flat_map(move |(name, entry)| {
+            let here = entry.lost.iter().filter(move |run| run.loss == loss);
+            here.map(move |run| (&**name, run.first, run.last))
+        })
+    }
+
     /// What was lost in the segment, in order.
     pub(crate) fn losses(&self) -> &[LossSpan] {
         &self.losses

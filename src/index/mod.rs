@@ -43,6 +43,9 @@ pub(crate) struct GenerationStart {
     pub(crate) generation: Generation,
 }
 
+/// When a loss was repaired that has not been: in what a degraded open shows, and nowhere on disk.
+pub(crate) const UNREPAIRED: Timestamp = Timestamp::from_micros(i64::MAX);
+
 /// A record in a segment that stands in the place of what was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LossSpan {

@@ -86,7 +86,6 @@ impl Events {
         Self::new(Source::Stream(stream), limit)
     }
 
-    #[allow(dead_code, reason = "a degraded open is built on it")]
     /// What was lost is an error, once for each place, if `tells`; otherwise it is passed over.
     pub(crate) fn tell_losses(self, tells: bool) -> Self {
         Self {
@@ -95,7 +94,6 @@ impl Events {
         }
     }
 
-    #[allow(dead_code, reason = "a degraded open is built on it")]
     /// Begins with `before`, and ends with `after` unless the limit is reached first.
     pub(crate) fn between(self, before: Option<Error>, after: Option<Error>) -> Self {
         Self { before, after, ..self }
@@ -110,7 +108,7 @@ impl Events {
         loop {
             match self.source.pass_lost() {
                 Ok(None) => return None,
-                Ok(Some(lost)) if self.tells_losses && lost.is_any() => return Some(lost.into_error()),
+                Ok(Some(lost)) if self.tells_losses && lost.is_news() => return Some(lost.into_error()),
                 Ok(Some(_)) => {}
                 Err(error) => {
                     self.remaining = 0;

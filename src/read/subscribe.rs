@@ -83,7 +83,7 @@ impl Subscription {
             }
             match self.forward.pass_lost() {
                 Ok(None) => break,
-                Ok(Some(lost)) if self.tells_losses && lost.is_any() => return Err(lost.into_error()),
+                Ok(Some(lost)) if self.tells_losses && lost.is_news() => return Err(lost.into_error()),
                 Ok(Some(_)) => {}
                 Err(error) => {
                     self.failed = true;

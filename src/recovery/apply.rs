@@ -10,11 +10,13 @@
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::mend::{self, Mend, MendedSegment, mend};
 use super::plan::{Before, Decision, Newest, decide, needs_before};
 use super::rebuild::IndexBuilder;
 use super::salvage::damages;
@@ -24,13 +26,15 @@ use crate::error::{Damage, DamageReport, Error, IoContext, Result};
 use crate::format::meta::{META_BYTES, Meta};
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
+use crate::index::UNREPAIRED;
 use crate::index::active::ActiveIndex;
 use crate::options::Options;
 use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
+use crate::segments::segment::Overlay;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{
-    Dir, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
+    Bytes, Dir, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
 };
 use crate::types::{Position, Timestamp};
 
@@ -64,6 +68,10 @@ pub(crate) struct RecoveredLog {
     pub(crate) log_id: LogId,
     /// First positions of the sealed segments, in order.
     pub(crate) sealed: Vec<Position>,
+    /// In a degraded open: what readers see of those that are damaged or missing.
+    pub(crate) mended: HashMap<Position, Overlay>,
+    /// In a degraded open: what is damaged and cost no position.
+    pub(crate) damages: Vec<Damage>,
     pub(crate) active: RecoveredSegment,
     pub(crate) generation: u32,
     pub(crate) last_timestamp: Timestamp,
@@ -115,8 +123,8 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         }
         other => other.at(&root.path().join(names::SEGMENTS), "opening the folder of segments")?,
     };
-    let mut firsts = list_segments(&*segments_dir)?;
-    let Some(newest_first) = firsts.pop() else {
+    let firsts = list_segments(&*segments_dir)?;
+    let Some(&first) = firsts.first() else {
         return Err(damaged(
             segments_dir.path().to_owned(),
             0,
@@ -124,8 +132,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             "all segments are missing",
         ));
     };
-    if firsts.first().unwrap_or(&newest_first) != &Position::new(1) {
-        let first = *firsts.first().unwrap_or(&newest_first);
+    if first != Position::new(1) {
         let lost = Some((Position::new(1), Position::new(first.get() - 1)));
         return Err(damaged(
             segments_dir.path().to_owned(),
@@ -134,8 +141,122 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             "the first segments are missing",
         ));
     }
+    recover_end(root, segments_dir, &meta.log_id, firsts, None, started)
+}
 
-    let mut newest = survey(&segments_dir, newest_first, &meta.log_id, OpenMode::ReadWrite)?;
+/// Opens the log in `root`, whose lock is held, though it is damaged: reads all of it, and shows what is whole. Damaged bytes stay as they
+/// are: where the newest segment is damaged, the log goes on in a new one.
+pub(crate) fn recover_degraded(
+    root: &Arc<dyn Dir>,
+    options: &Options,
+    environment: &Environment,
+) -> Result<RecoveredLog> {
+    let started = Instant::now();
+    let (dir, mending) = mend(&**root, environment, UNREPAIRED, &mut |_, _| ())?;
+    let log_id = mending.meta.log_id;
+    if let mend::Newest::Needed { first, previous, .. } = mending.newest {
+        let header = SegmentHeader {
+            log_id,
+            first_position: first,
+            previous,
+            salt: environment.random(),
+            created_at_micros: environment.now().as_micros(),
+            segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
+            group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
+        };
+        create_segment(&*dir, &header)?;
+    }
+    let mut files = list_segments(&*dir)?;
+    let is_last_damaged = mending
+        .segments
+        .last()
+        .is_some_and(|last| !matches!(last.mend, Mend::None));
+    let after_unfinished_roll = matches!(
+        mending.newest,
+        mend::Newest::Usable {
+            after_unfinished_roll: true
+        }
+    );
+    let mut recovered = if is_last_damaged && !after_unfinished_roll {
+        // What stands before it is not what it was, and need not be looked at again.
+        let Some(newest) = files.pop() else {
+            return Err(damaged(dir.path().to_owned(), 0, None, "all segments are missing"));
+        };
+        let newest = survey(&dir, newest, &log_id, OpenMode::ReadWrite)?;
+        newest.check_tail(&dir)?;
+        let found = newest
+            .contents
+            .as_ref()
+            .and_then(|contents| contents.scan.last_timestamp);
+        let end = End {
+            newest,
+            sealed: Vec::new(),
+            last_timestamp: found.or(mending.last_timestamp),
+            no_appends: None,
+            rolled_at: None,
+            scanned_bytes: 0,
+        };
+        adopt(root, dir, log_id, end, started)?
+    } else {
+        recover_end(root, dir, &log_id, files, mending.last_timestamp, started)?
+    };
+    recovered.report.scanned_bytes += mending.bytes;
+    recovered.report.elapsed = started.elapsed();
+    recovered.sealed.clear();
+    for MendedSegment { first, mend } in mending.segments {
+        recovered.sealed.push(first);
+        let path = recovered.segments_dir.path().join(names::segment(first));
+        let overlay = match mend {
+            Mend::None => continue,
+            Mend::Made { bytes, .. } => Overlay::Made(Arc::new(Bytes::from(bytes))),
+            Mend::Patched { len, patches } => {
+                let harmless = patches.iter().filter(|patch| patch.loss.positions().is_none());
+                recovered.damages.extend(harmless.map(|patch| Damage {
+                    path: path.clone(),
+                    offset: patch.offset as u64,
+                    positions: None,
+                    what: patch.loss.what.clone(),
+                }));
+                Overlay::Patched { len, patches }
+            }
+        };
+        recovered.mended.insert(first, overlay);
+    }
+    Ok(recovered)
+}
+
+/// Makes the file of a segment without groups, as a roll does.
+pub(crate) fn create_segment(dir: &dyn Dir, header: &SegmentHeader) -> Result<()> {
+    let name = names::segment(header.first_position);
+    let path = dir.path().join(&name);
+    let prepared =
+        prepare::allocate(dir, names::NEXT_UNFINISHED, header.segment_bytes.into()).at(&path, "creating a segment")?;
+    write_all_at(&*prepared.file, &header.encode()[..], 0)
+        .and_then(|()| prepared.file.sync_data())
+        .and_then(|()| dir.rename(prepared.name, &name))
+        .and_then(|()| dir.sync())
+        .at(&path, "creating a segment")
+}
+
+/// Recovers the end of the log, whose segments are `firsts`. `older_timestamp`, if it is known, is the time of the last event before the
+/// newest two.
+fn recover_end(
+    root: &Arc<dyn Dir>,
+    segments_dir: Arc<dyn Dir>,
+    log_id: &LogId,
+    mut firsts: Vec<Position>,
+    older_timestamp: Option<Timestamp>,
+    started: Instant,
+) -> Result<RecoveredLog> {
+    let Some(newest_first) = firsts.pop() else {
+        return Err(damaged(
+            segments_dir.path().to_owned(),
+            0,
+            None,
+            "all segments are missing",
+        ));
+    };
+    let mut newest = survey(&segments_dir, newest_first, log_id, OpenMode::ReadWrite)?;
     let mut scanned_bytes = newest.len();
     let is = newest.kind(&segments_dir)?;
     if firsts.is_empty() && matches!(is, Newest::NoGroups { .. }) {
@@ -147,7 +268,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     if needs_before(is)
         && let Some(&first) = firsts.last()
     {
-        let surveyed = survey(&segments_dir, first, &meta.log_id, OpenMode::ReadWrite)?;
+        let surveyed = survey(&segments_dir, first, log_id, OpenMode::ReadWrite)?;
         scanned_bytes += surveyed.len();
         before = Some(surveyed);
     }
@@ -195,6 +316,56 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
             last_timestamp = None;
         }
     }
+    let found_timestamp = newest
+        .contents
+        .as_ref()
+        .and_then(|contents| contents.scan.last_timestamp);
+    last_timestamp = found_timestamp.or(last_timestamp).or(older_timestamp);
+    if let (None, Some(&first)) = (last_timestamp, firsts.last()) {
+        // It has marks and no events yet: time goes on from where the segment before it ends.
+        let before = survey(&segments_dir, first, log_id, OpenMode::ReadWrite)?;
+        before.check_tail(&segments_dir)?;
+        scanned_bytes += before.len();
+        last_timestamp = before.contents.and_then(|contents| contents.scan.last_timestamp);
+    }
+    let end = End {
+        newest,
+        sealed: firsts,
+        last_timestamp,
+        no_appends,
+        rolled_at,
+        scanned_bytes,
+    };
+    adopt(root, segments_dir, *log_id, end, started)
+}
+
+/// The end of a log, when it has been decided which segment is the active one.
+struct End {
+    newest: Surveyed,
+    sealed: Vec<Position>,
+    last_timestamp: Option<Timestamp>,
+    no_appends: Option<Error>,
+    /// Where the successor of the newest segment began, if one was removed.
+    rolled_at: Option<Position>,
+    scanned_bytes: u64,
+}
+
+/// Cuts off what has to be cut off of the newest segment, and makes durable what is adopted of it.
+fn adopt(
+    root: &Arc<dyn Dir>,
+    segments_dir: Arc<dyn Dir>,
+    log_id: LogId,
+    end: End,
+    started: Instant,
+) -> Result<RecoveredLog> {
+    let End {
+        newest,
+        sealed,
+        last_timestamp,
+        mut no_appends,
+        rolled_at,
+        scanned_bytes,
+    } = end;
     let Surveyed {
         first,
         file,
@@ -210,14 +381,6 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         index,
         scan: found,
     } = contents;
-    last_timestamp = found.last_timestamp.or(last_timestamp);
-    if let (None, Some(&first)) = (last_timestamp, firsts.last()) {
-        // It has marks and no events yet: time goes on from where the segment before it ends.
-        let before = survey(&segments_dir, first, &meta.log_id, OpenMode::ReadWrite)?;
-        before.check_tail(&segments_dir)?;
-        scanned_bytes += before.len();
-        last_timestamp = before.contents.and_then(|contents| contents.scan.last_timestamp);
-    }
     let mut report = RecoveryReport {
         verdict: Verdict::Clean,
         cut_bytes: 0,
@@ -285,8 +448,10 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
         );
     }
     Ok(RecoveredLog {
-        log_id: meta.log_id,
-        sealed: firsts,
+        log_id,
+        sealed,
+        mended: HashMap::new(),
+        damages: Vec::new(),
         generation: found.generation,
         last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
@@ -303,7 +468,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
     })
 }
 
-pub(super) fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
+pub(crate) fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
     Error::damaged(Damage {
         path,
         offset,
@@ -372,6 +537,13 @@ pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
     if entries.iter().any(|entry| entry.name == names::META) {
         return Ok(());
     }
+    if has_events(root)? {
+        if options.mode == crate::options::OpenMode::Degraded {
+            return Ok(());
+        }
+        let path = root.path().join(names::META);
+        return Err(damaged(path, 0, None, META_IS_MISSING));
+    }
     let ours = [names::LOCK, names::SEGMENTS, "annals.meta.tmp"];
     if let Some(foreign) = entries.iter().find(|entry| !ours.contains(&entry.name.as_str())) {
         return not_a_log(format!(
@@ -383,6 +555,32 @@ pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
         return not_a_log("there is no annals.meta".into());
     }
     Ok(())
+}
+
+/// Whether there is no log in `root` yet.
+pub(crate) fn is_new(root: &dyn Dir) -> Result<bool> {
+    Ok(read_meta(root)?.is_none() && !has_events(root)?)
+}
+
+const META_IS_MISSING: &str = "annals.meta is missing, and there are segments with events";
+
+/// Whether there is a segment with more than a header, in a directory without `annals.meta`: then there was a log.
+pub(crate) fn has_events(root: &dyn Dir) -> Result<bool> {
+    let Ok(dir) = root.subdir(names::SEGMENTS, false) else {
+        return Ok(false);
+    };
+    for first in list_segments(&*dir)? {
+        let name = names::segment(first);
+        let path = dir.path().join(&name);
+        let file = dir.open(&name, OpenMode::Read).at(&path, "opening a segment")?;
+        let mut head = vec![0; 2 * SEGMENT_HEADER_BYTES];
+        let read = read_up_to(&*file, &mut head, 0).at(&path, "reading a segment")?;
+        let behind_header = head[..read].get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+        if first != Position::new(1) || !crate::format::group::is_zero(behind_header) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Makes a new log of a directory that is empty, or in which making one was interrupted. `annals.meta` comes last: until it is
@@ -408,12 +606,7 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
         let bytes = file.map(len).at(&path, "mapping a segment")?;
         if found != first || !crate::format::group::is_zero(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default()) {
             let path = root.path().join(names::META);
-            return Err(damaged(
-                path,
-                0,
-                None,
-                "annals.meta is missing, and there are segments with events",
-            ));
+            return Err(damaged(path, 0, None, META_IS_MISSING));
         }
         dir.remove(&name).at(&path, "removing an unfinished segment")?;
     }
@@ -651,6 +844,53 @@ fn quarantine(
             other => return other,
         }
     }
+}
+
+/// Keeps `bytes` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
+pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes: &[u8]) -> Result<PathBuf> {
+    let dir = root
+        .subdir(names::QUARANTINE, true)
+        .at(root.path(), "creating the folder quarantine")?;
+    root.sync().at(root.path(), "syncing the directory")?;
+    let mut attempt = 0;
+    loop {
+        let name = name(attempt);
+        let path = dir.path().join(&name);
+        match dir.open(&name, OpenMode::CreateNew) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let file = dir
+                    .open(&name, OpenMode::ReadWrite)
+                    .at(&path, "opening a file in quarantine")?;
+                if is_same(&*file, bytes).at(&path, "reading a file in quarantine")? {
+                    // It may be there, and not be durable: what a sync failed for is written again.
+                    write_all_at(&*file, bytes, 0)
+                        .and_then(|()| file.sync_data())
+                        .and_then(|()| dir.sync())
+                        .at(&path, "writing a file in quarantine")?;
+                    return Ok(path);
+                }
+                attempt += 1;
+            }
+            other => {
+                let file = other.at(&path, "creating a file in quarantine")?;
+                write_all_at(&*file, bytes, 0)
+                    .and_then(|()| file.sync_data())
+                    .and_then(|()| dir.sync())
+                    .at(&path, "writing a file in quarantine")?;
+                return Ok(path);
+            }
+        }
+    }
+}
+
+/// Whether `file` has just these bytes.
+fn is_same(file: &dyn File, bytes: &[u8]) -> io::Result<bool> {
+    if file.len()? != bytes.len() as u64 {
+        return Ok(false);
+    }
+    let mut there = vec![0; bytes.len()];
+    let read = read_up_to(file, &mut there, 0)?;
+    Ok(read == bytes.len() && there == bytes)
 }
 
 fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {

@@ -16,7 +16,7 @@ use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor};
 use crate::error::Damage;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
 use crate::format::record::RECORD_HEADER_BYTES;
-use crate::format::segment_header::SegmentHeader;
+use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::format::{ALIGNMENT, aligned};
 use crate::types::Position;
 
@@ -27,6 +27,8 @@ pub(crate) struct Salvage {
     pub(crate) scan: Scan,
     /// The holes, in order.
     pub(crate) holes: Vec<Hole>,
+    /// A generation for what is put behind the last whole group.
+    pub(crate) generation: Generation,
     /// The highest position that anything in the tail speaks of; the last position if nothing does.
     pub(crate) claimed: Position,
 }
@@ -74,6 +76,7 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
             if last_durable.is_none() || next.is_none() {
                 let claimed = claimed(&scanner, bytes, offset, &before);
                 return Salvage {
+                    generation: scanner.generation(),
                     scan: scanner.found,
                     holes,
                     claimed,
@@ -98,6 +101,7 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
         scanner.found.end = end;
     }
     Salvage {
+        generation: scanner.generation(),
         claimed: scanner.found.last_position,
         scan: scanner.found,
         holes,

@@ -79,7 +79,7 @@ pub(crate) enum Tail {
 }
 
 /// A place in a segment where there was something durable, and where no whole group is.
-#[allow(dead_code, reason = "degraded open and repair are built on it")]
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
     /// Where the first group that is not whole starts.
@@ -93,7 +93,6 @@ pub(crate) struct Hole {
     pub(crate) what: &'static str,
 }
 
-#[allow(dead_code, reason = "degraded open and repair are built on it")]
 impl Hole {
     /// How many positions are lost.
     pub(crate) fn count(&self) -> u64 {
@@ -111,7 +110,6 @@ pub(crate) trait Visitor {
     /// The record at `offset`, of `len` bytes, that stands in the place of what was lost.
     fn lost(&mut self, offset: usize, len: usize, lost: &LostRef<'_>);
     /// The scan goes on behind a hole; only [`salvage`](super::salvage::salvage) does that.
-    #[allow(dead_code, reason = "degraded open and repair are built on it")]
     fn hole(&mut self, hole: &Hole);
 }
 
@@ -205,6 +203,15 @@ impl<'a> Scanner<'a> {
     /// The header of a group at `offset`, if there is one by rules G1, G2 and G7.
     pub(super) fn header_at(&self, offset: usize) -> Option<GroupHeader> {
         GroupHeader::decode(self.bytes.get(offset..)?, self.group_seed)
+    }
+
+    /// The generation of the last group that was looked into; not below that of the last whole one.
+    pub(super) fn generation(&self) -> Generation {
+        let generation = self.record_seed.0;
+        Generation {
+            ordinal: generation.ordinal.max(1),
+            ..generation
+        }
     }
 
     /// Whether the group at `offset`, whose header is `group`, is whole and could follow what was found, but for its positions.

@@ -22,6 +22,7 @@ use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SegmentHead
 use crate::index::active::{ActiveIndex, Versions};
 use crate::index::sealed::{SealedIndex, part_of};
 use crate::index::{GenerationStart, Landmark, LossSpan, StreamPart, Totals, generation_at, last_landmark};
+use crate::recovery::fill::Patch;
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
 use crate::seeded_bugs::SeededBug;
@@ -64,6 +65,17 @@ pub(crate) struct Segment {
     opened: RwLock<Option<Opened>>,
     index: RwLock<Option<SegmentIndex>>,
     recent: Recent,
+    /// What stands in the place of what is damaged, in a log that was opened degraded.
+    overlay: Option<Overlay>,
+}
+
+/// What readers see of a segment that is damaged or missing.
+#[derive(Debug)]
+pub(crate) enum Overlay {
+    /// The file, padded to `len` bytes, with other bytes in some places.
+    Patched { len: usize, patches: Vec<Patch> },
+    /// These bytes, and no file.
+    Made(Arc<Bytes>),
 }
 
 /// Where files are not mapped: what was read of them, as long as it is kept.
@@ -130,6 +142,15 @@ impl Segment {
             opened: RwLock::new(None),
             index: RwLock::new(None),
             recent: Recent::default(),
+            overlay: None,
+        }
+    }
+
+    /// A sealed segment that is damaged or missing.
+    pub(crate) fn mended(dir: Arc<dyn Dir>, first_position: Position, overlay: Overlay) -> Self {
+        Self {
+            overlay: Some(overlay),
+            ..Self::sealed(dir, first_position)
         }
     }
 
@@ -151,6 +172,7 @@ impl Segment {
             })),
             index: RwLock::new(Some(SegmentIndex::Memory(index))),
             recent: Recent::default(),
+            overlay: None,
         }
     }
 
@@ -216,6 +238,48 @@ impl Segment {
             });
         }
         // Without the lock: others may be reading what is open already. If two open it at once, one of them did so in vain.
+        let bytes = match &self.overlay {
+            None => self.map()?,
+            Some(Overlay::Made(bytes)) => return self.keep(Arc::clone(bytes)),
+            Some(Overlay::Patched { len, patches }) => {
+                let mut bytes = self.map()?.to_vec();
+                bytes.resize(*len, 0);
+                for patch in patches {
+                    patch.apply(&mut bytes);
+                }
+                Bytes::from(bytes)
+            }
+        };
+        self.keep(Arc::new(bytes))
+    }
+
+    /// Takes `bytes` for those of the segment.
+    fn keep(&self, bytes: Arc<Bytes>) -> Result<Opened> {
+        let header = self.check_header(&bytes)?;
+        if bytes.len() < header.segment_bytes as usize {
+            return Err(self.ends_early(bytes.len() as u64));
+        }
+        if let Some(offset) = SegmentHeader::damaged_copy(&bytes) {
+            tracing::warn!(path = %self.path().display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
+        }
+        let opened = Opened {
+            header,
+            content: Content::File(Arc::clone(&bytes)),
+        };
+        match bytes.kept_by() {
+            None => *self.opened.write() = Some(opened.clone()),
+            Some(keeper) => {
+                *self.recent.opened.write() = Some((header, Arc::downgrade(&bytes)));
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.keep(bytes.len(), Arc::clone(&bytes) as _);
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The bytes of the file.
+    fn map(&self) -> Result<Bytes> {
         let name = names::segment(self.first_position);
         let path = self.path();
         let file = match self.dir.open(&name, OpenMode::Read) {
@@ -226,29 +290,7 @@ impl Segment {
         };
         let len = file.len().at(&path, "asking for the length of a segment")?;
         let len = usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
-        let bytes = file.map(len).at(&path, "mapping a segment")?;
-        let header = self.check_header(&bytes)?;
-        if len < header.segment_bytes as usize {
-            return Err(self.ends_early(len as u64));
-        }
-        if let Some(offset) = SegmentHeader::damaged_copy(&bytes) {
-            tracing::warn!(path = %path.display(), offset, "damaged, and no event lost: {DAMAGED_COPY}");
-        }
-        let bytes = Arc::new(bytes);
-        let opened = Opened {
-            header,
-            content: Content::File(Arc::clone(&bytes)),
-        };
-        match bytes.kept_by() {
-            None => *self.opened.write() = Some(opened.clone()),
-            Some(keeper) => {
-                *self.recent.opened.write() = Some((header, Arc::downgrade(&bytes)));
-                if let Some(keeper) = keeper.upgrade() {
-                    keeper.keep(len, Arc::clone(&bytes) as _);
-                }
-            }
-        }
-        Ok(opened)
+        file.map(len).at(&path, "mapping a segment")
     }
 
     /// That the file of a map is as long as the map. Behind its end there is no error to be had, only a signal that ends the
@@ -338,6 +380,9 @@ impl Segment {
     pub(crate) fn load_index_file(&self) -> Result<SegmentIndex, NoIndex> {
         let there_is_none = |what| NoIndex { what, is_wrong: false };
         let wrong = |what| NoIndex { what, is_wrong: true };
+        if self.overlay.is_some() {
+            return Err(there_is_none("the segment is damaged"));
+        }
         let opened = self.open();
         let header = opened
             .map_err(|_| there_is_none("the segment cannot be opened"))?
@@ -400,7 +445,7 @@ impl Segment {
         }
         let index = SegmentIndex::Memory(Arc::new(RwLock::new(builder.finish(found.end))));
         *self.index.write() = Some(index.clone());
-        if !file_is_wrong {
+        if !file_is_wrong || self.overlay.is_some() {
             return Ok(index);
         }
         // It must not be met again; the next open makes another one.

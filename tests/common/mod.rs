@@ -5,6 +5,8 @@
 pub(crate) mod checks;
 pub(crate) mod gated;
 #[cfg(feature = "sim")]
+pub(crate) mod hurt;
+#[cfg(feature = "sim")]
 pub(crate) mod noted;
 pub(crate) mod real;
 #[cfg(feature = "sim")]

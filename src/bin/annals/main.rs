@@ -54,6 +54,8 @@ enum Command {
     #[command(after_help = STATUSES)]
     Export(cmd::export::Args),
     #[command(after_help = STATUSES)]
+    Repair(cmd::repair::Args),
+    #[command(after_help = STATUSES)]
     Stat(cmd::stat::Args),
     #[command(after_help = STATUSES)]
     Verify(cmd::verify::Args),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Cat(args) => cmd::cat::run(args),
         Command::Import(args) => cmd::import::run(args),
         Command::Export(args) => cmd::export::run(args),
+        Command::Repair(args) => cmd::repair::run(args),
         Command::Stat(args) => cmd::stat::run(args),
         Command::Verify(args) => cmd::verify::run(args),
         Command::Demo(args) => cmd::demo::run(args),

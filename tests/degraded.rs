@@ -1,0 +1,227 @@
+//! A damaged log, opened all the same: everything that is whole is served, each thing that is lost is told once, and nothing else is.
+//!
+//! What is whole is worked out from `docs/format.md` and the bytes that were changed, not by asking the library.
+
+#![cfg(feature = "sim")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use annals::sim::SimDisk;
+use annals::{Error, ExpectedVersion, Log, NewEvent, Position, Read};
+use common::hurt::{Sample, Stored, damage, degraded, open, options, sample};
+use common::{Rng, effort};
+
+/// What a read of the whole log gives: the events, and the positions that it says are lost.
+fn read_all(log: &Log, read: Read) -> (BTreeMap<u64, Stored>, Vec<(u64, u64)>) {
+    let (mut events, mut lost) = (BTreeMap::new(), Vec::new());
+    for item in log.read_all(read).unwrap() {
+        match item {
+            Ok(event) => {
+                let stored = (event.stream().to_owned(), event.version().get(), event.data().to_vec());
+                assert!(
+                    events.insert(event.position().get(), stored).is_none(),
+                    "an event twice"
+                );
+            }
+            Err(Error::Damaged { report }) => {
+                let (first, last) = report.damages[0].positions.expect("positions that are lost");
+                lost.push((first.get(), last.get()));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (events, lost)
+}
+
+/// Checks a log that was opened degraded against what was in it, and returns the events that it has.
+fn check(log: &Log, sample: &Sample, disk: &SimDisk) -> BTreeMap<u64, Stored> {
+    let (events, lost) = read_all(log, Read::forward());
+    for (position, event) in &events {
+        assert_eq!(
+            Some(event),
+            sample.events.get(position),
+            "position {position} is not what it was"
+        );
+    }
+    let missing: BTreeSet<u64> = lost
+        .iter()
+        .flat_map(|&(first, last)| first..=last.min(first + 1000))
+        .collect();
+    for position in sample.untouched(disk) {
+        let told = log.recovery().verdict != annals::Verdict::Clean && position > log.last_position().get();
+        assert!(
+            events.contains_key(&position) || told,
+            "position {position} is whole and not served"
+        );
+    }
+    for position in sample.events.keys() {
+        let cut = *position > log.last_position().get();
+        let is_served = events.contains_key(position);
+        assert!(
+            is_served != missing.contains(position) || (cut && !is_served),
+            "position {position}: served {is_served}, {lost:?}"
+        );
+    }
+    let told: Vec<_> = log.losses().unwrap().iter().filter_map(|loss| loss.positions).collect();
+    let told: Vec<_> = told.iter().map(|(first, last)| (first.get(), last.get())).collect();
+    assert_eq!(told, lost, "losses() and a read differ");
+    let (backward, mut lost_backward) = read_all(log, Read::backward());
+    lost_backward.reverse();
+    assert_eq!((&backward, &lost_backward), (&events, &lost), "backward");
+    // From anywhere.
+    for from in [2, 5, sample.events.len() as u64 / 2] {
+        let (some, lost_here) = read_all(log, Read::forward().from(from));
+        assert!(some.iter().eq(events.range(from..)), "from {from}");
+        let expected: Vec<_> = lost
+            .iter()
+            .filter(|(_, last)| *last >= from)
+            .map(|&(first, last)| (first.max(from), last))
+            .collect();
+        assert_eq!(lost_here, expected, "from {from}");
+    }
+    let subscription = log.subscribe(Position::START).unwrap();
+    let mut seen = 0;
+    let mut holes = 0;
+    let mut subscription = subscription;
+    loop {
+        match subscription.try_next() {
+            Ok(Some(_)) => seen += 1,
+            Ok(None) => break,
+            Err(_) => holes += 1,
+        }
+    }
+    assert_eq!((seen, holes), (events.len(), lost.len()), "a subscription");
+    events
+}
+
+/// Checks every stream, and appends to it.
+fn check_streams(log: &Log, sample: &Sample, events: &BTreeMap<u64, Stored>) {
+    // The end of the newest segment reads as if it had never been written, or as a write that did not finish: nothing says that there was more
+    // (docs/durability.md, section 6).
+    let cut = log.last_position().get() < *sample.events.keys().last().unwrap();
+    let streams: BTreeSet<&String> = sample.events.values().map(|(stream, ..)| stream).collect();
+    for stream in streams {
+        let of = |events: &BTreeMap<u64, Stored>| -> BTreeMap<u64, Vec<u8>> {
+            let of = events.values().filter(|(name, ..)| name == stream);
+            of.map(|(_, version, data)| (*version, data.clone())).collect()
+        };
+        let (was, is) = (of(&sample.events), of(events));
+        for backward in [false, true] {
+            let read = if backward { Read::backward() } else { Read::forward() };
+            let mut seen = BTreeMap::new();
+            let mut errors = 0;
+            for item in log.read_stream(stream, read).unwrap() {
+                match item {
+                    Ok(event) => drop(seen.insert(event.version().get(), event.data().to_vec())),
+                    Err(Error::Damaged { .. }) => errors += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(seen, is, "{stream}, backward {backward}");
+            if was != is && !cut {
+                assert!(errors > 0, "{stream} lost events and does not say so");
+            }
+        }
+        let last_is_there = was.keys().last() == is.keys().last();
+        let event = [NewEvent::new("more", "more")];
+        match log.append(stream, ExpectedVersion::Any, &event) {
+            Ok(appended) => {
+                assert!(last_is_there || cut, "{stream} lost its last event, and takes more");
+                assert!(cut || appended.first_version.get() == was.len() as u64 + 1);
+            }
+            Err(Error::Damaged { .. }) => {
+                assert!(matches!(log.stream_version(stream), Err(Error::Damaged { .. })));
+                let version = log.accept_loss(stream).unwrap();
+                assert!(version.get() >= is.keys().last().copied().unwrap_or(0));
+                let appended = log.append(stream, version, &event).unwrap();
+                assert_eq!(appended.first_version, version.next());
+                assert_eq!(log.stream_version(stream).unwrap(), appended.last_version);
+                let last = log
+                    .read_stream(stream, Read::backward())
+                    .unwrap()
+                    .next()
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(last.data(), b"more");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn whatever_is_damaged_what_is_whole_is_served() {
+    for seed in 0..150 * effort() {
+        let mut rng = Rng(seed);
+        let sample = sample(seed, 20 + seed % 60, seed % 5 == 4);
+        let disk = sample.disk.fork();
+        let said: Vec<String> = (0..1 + seed % 3).map(|_| damage(&disk, &sample, &mut rng)).collect();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let log = open(&disk, degraded(), seed).unwrap();
+            let events = check(&log, &sample, &disk);
+            check_streams(&log, &sample, &events);
+            log.close().unwrap();
+        }));
+        assert!(outcome.is_ok(), "seed {seed}: {said:?}");
+    }
+}
+
+#[test]
+fn damaged_bytes_stay_as_they_are() {
+    for seed in 0..40 * effort() {
+        let mut rng = Rng(seed);
+        let sample = sample(seed, 40, false);
+        let disk = sample.disk.fork();
+        let said = damage(&disk, &sample, &mut rng);
+        let damaged: Vec<(&String, Option<Vec<u8>>)> =
+            sample.groups.keys().map(|file| (file, disk.read_file(file))).collect();
+        if open(&disk, options(), seed).is_ok() {
+            continue;
+        }
+        let log = open(&disk, degraded(), seed).unwrap();
+        log.accept_losses().unwrap();
+        for i in 0..10 {
+            log.append(
+                &format!("stream-{i}"),
+                ExpectedVersion::Any,
+                &[NewEvent::new("more", "more")],
+            )
+            .unwrap();
+        }
+        log.close().unwrap();
+        for (file, bytes) in damaged {
+            let now = disk.read_file(file);
+            if now == bytes {
+                continue;
+            }
+            // Only what is not damaged is written to: behind its end.
+            let (was, now) = (bytes.unwrap(), now.unwrap());
+            let end = was.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            assert_eq!(was[..end], now[..end], "{file}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_log_with_which_nothing_is_wrong_is_as_ever() {
+    let sample = sample(7, 30, false);
+    let log = open(&sample.disk, degraded(), 1).unwrap();
+    assert!(log.losses().unwrap().is_empty());
+    assert_eq!(check(&log, &sample, &sample.disk), sample.events);
+    check_streams(&log, &sample, &sample.events);
+    log.close().unwrap();
+    let log = open(&sample.disk, options(), 2).unwrap();
+    assert!(log.losses().unwrap().is_empty());
+}
+
+#[test]
+fn a_new_log_can_be_made() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, degraded(), 1).unwrap();
+    log.append("a", ExpectedVersion::NoStream, &[NewEvent::new("t", "1")])
+        .unwrap();
+    assert_eq!(log.accept_loss("a").unwrap().get(), 1);
+}
