@@ -60,6 +60,8 @@ seeded_bugs! {
     LastRecordNotChecked,
     /// a scan takes as much of a torn group as is whole
     TornGroupAccepted,
+    /// a scan takes a group whose last record says that its batch goes on
+    EndOfBatchIgnored,
     /// a scan cuts off what a later group says was durable
     DamageCutOff,
     /// a scan takes any part of a group that is zero for one that never arrived
@@ -100,6 +102,8 @@ seeded_bugs! {
     ShortWriteTakenForWhole,
     /// a direct write that finds the disk full is taken for one that succeeded
     FullDiskIgnored,
+    /// a spare that holds bytes of something else becomes a segment
+    SpareNotChecked,
     /// a group that failed is not zeroed
     RewindNotZeroed,
     /// the time of an event may be before that of the event before it
@@ -123,6 +127,12 @@ impl SeededBug {
     }
 }
 
+/// `work` for another thread, in which the same bug is on as in this one.
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) fn inherited<F: FnOnce() + Send>(work: F) -> F {
+    work
+}
+
 #[cfg(not(feature = "seeded-bugs"))]
 const _: () = assert!(!SeededBug::AckBeforeSync.is_on(), "known when it is compiled");
 
@@ -136,6 +146,8 @@ impl SeededBug {
 
 #[cfg(feature = "seeded-bugs")]
 pub use switch::SwitchedOn;
+#[cfg(feature = "seeded-bugs")]
+pub(crate) use switch::inherited;
 
 #[cfg(feature = "seeded-bugs")]
 mod switch {
@@ -154,12 +166,21 @@ mod switch {
             ON.get() == Some(self)
         }
 
-        /// Switches it on, for this thread, until the answer is dropped. One is on at a time.
+        /// Switches it on, for this thread and the logs opened in it, until the answer is dropped. One is on at a time.
         #[must_use]
         pub fn switch_on(self) -> SwitchedOn {
             assert_eq!(ON.get(), None, "one at a time");
             ON.set(Some(self));
             SwitchedOn(PhantomData)
+        }
+    }
+
+    /// `work` for another thread, in which the same bug is on as in this one.
+    pub(crate) fn inherited(work: impl FnOnce() + Send) -> impl FnOnce() + Send {
+        let bug = ON.get();
+        move || {
+            let _on = bug.map(SeededBug::switch_on);
+            work();
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is written with `Options::pad_groups_to`.
 #![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -56,6 +56,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     ),
     (LastRecordNotChecked, S),
     (TornGroupAccepted, S),
+    (EndOfBatchIgnored, C("a_group_that_ends_within_a_batch_is_not_whole")),
     (DamageCutOff, C("no_byte_of_a_group_changes_unnoticed")),
     (ZerosTakenForTorn, C("a_payload_of_zeros_is_no_hole")),
     (IndexTrusted, C("an_index_is_not_believed_over_the_log")),
@@ -79,6 +80,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (ReadErrorTakenForEnd, C("a_read_error_is_no_end_and_no_damage")),
     (ShortWriteTakenForWhole, C("a_failing_call_costs_nothing_acknowledged")),
     (FullDiskIgnored, C("a_failing_call_costs_nothing_acknowledged")),
+    (SpareNotChecked, C("a_spare_with_old_bytes_is_not_used")),
     (RewindNotZeroed, C("a_failing_call_costs_nothing_acknowledged")),
     (TimestampGoesBack, S),
     (ExpectedVersionOfReaders, C("expectations_count_what_is_in_flight")),
@@ -195,6 +197,15 @@ fn every_seeded_bug_is_found() {
     });
     let wrong = wrong.into_inner();
     assert!(wrong.is_empty(), "without any defect: {wrong:#?}");
+}
+
+#[test]
+fn the_documentation_names_each_of_them() {
+    let testing = include_str!("../docs/testing.md");
+    for bug in SeededBug::ALL {
+        assert!(testing.contains(&format!("| `{bug:?}` | {} |", bug.what())), "{bug:?}");
+    }
+    assert!(testing.contains(&format!("{} deliberate defects", SeededBug::ALL.len())));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::wake::{WakeWork, wake_loop};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::index::sealed;
+use crate::seeded_bugs::inherited;
 use crate::segments::directory::last_part;
 use crate::segments::prepare;
 use crate::segments::segment::Segment;
@@ -256,7 +257,7 @@ impl Crew {
         };
         let senders = super::group_commit::Threads { commit, maintain, wake };
         for (name, work) in loops {
-            match thread::Builder::new().name(name.into()).spawn(work) {
+            match thread::Builder::new().name(name.into()).spawn(inherited(work)) {
                 Ok(thread) => crew.threads.push(thread),
                 Err(e) => {
                     // Without senders, the threads that were started end.

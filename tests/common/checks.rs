@@ -47,6 +47,8 @@ checks! {
     a_payload_of_zeros_is_no_hole,
     readers_of_a_stream_see_only_what_is_durable,
     a_page_with_durable_events_is_not_written_again,
+    a_group_that_ends_within_a_batch_is_not_whole,
+    a_spare_with_old_bytes_is_not_used,
 }
 
 const SEGMENT: &str = "segments/00000000000000000001.log";
@@ -688,6 +690,103 @@ pub(crate) fn a_page_with_durable_events_is_not_written_again(seed: u64) -> Chec
     ensure!(
         written.iter().all(|&(_, count)| count == 1),
         "no page is written again: page and count: {written:?}"
+    );
+    Ok(())
+}
+
+/// The last record of the last group says that its batch goes on, by checksums that are right: what is there of it is no batch.
+fn a_group_that_ends_within_a_batch_is_not_whole(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    append(&log, 1, "s", len_of(&mut rng))?;
+    let lens = vec![len_of(&mut rng), len_of(&mut rng)];
+    let answer = log.append_batch(&batch_of(2, &[("s", lens)], None).0);
+    answer.map_err(|error| format!("append succeeds: {error:?}"))?;
+    let disk = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    let data = find(&disk, b"batch 2.2 ")?;
+    let mut bytes = disk.read_file(SEGMENT).unwrap_or_default();
+    let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    // Back from the data to the header of the record: it has position 3, and reaches beyond the data.
+    let is_header = |at: &usize| {
+        let len = u32_at(at + 4) as usize;
+        u32_at(at + 8) == 3 && u32_at(at + 12) == 0 && (data + 10..data + 1000).contains(&(at + len))
+    };
+    let Some(record) = (4096..data - 40).rev().find(|at| at.is_multiple_of(8) && is_header(at)) else {
+        return fail("the test finds the record".to_owned());
+    };
+    let (len, crc) = ((u32_at(record + 4) as usize).next_multiple_of(8), u32_at(record));
+    // The checksum takes what is behind the header first, then the header from its fifth byte on. What a bit does to it depends on nothing
+    // but where the bit stands.
+    let mut change = vec![0; len - 4];
+    let unchanged = crc32fast::hash(&change);
+    change[len - 44 + 33 - 4] = 1;
+    let crc = crc ^ unchanged ^ crc32fast::hash(&change);
+    ensure!(bytes[record + 33] & 1 == 1, "the test knows where the flag is");
+    bytes[record + 33] ^= 1;
+    bytes[record..record + 4].copy_from_slice(&crc.to_le_bytes());
+    disk.write_file(SEGMENT, &bytes)
+        .map_err(|error| format!("the disk takes files: {error}"))?;
+    let log = opened(&disk, &options, 2)?;
+    let there = batches(&whole_log(&log)?);
+    ensure!(there == [Some(1)], "half of a batch is no batch: {there:?}");
+    ensure!(
+        log.recovery().verdict == Verdict::AmbiguousLastGroup,
+        "and it is in doubt: {:?}",
+        log.recovery()
+    );
+    Ok(())
+}
+
+/// A spare that an earlier process left holds an old segment. The next segment has nothing of it.
+fn a_spare_with_old_bytes_is_not_used(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let disk = SimDisk::new(seed);
+    let log = opened(&disk, &options, 1)?;
+    let count = |disk: &SimDisk, ending: &str| {
+        let files = disk.files().into_iter();
+        files
+            .filter(|name| name.starts_with("segments/0") && name.ends_with(ending))
+            .count()
+    };
+    let mut n = 0;
+    let mut fill = |log: &Log, disk: &SimDisk, until: usize| {
+        while count(disk, ".log") < until {
+            n += 1;
+            append(log, n, "s", 900)?;
+        }
+        Checked::Ok(())
+    };
+    fill(&log, &disk, 2)?;
+    let disk = copy(&disk);
+    drop(log);
+    let old = disk.read_file(SEGMENT).unwrap_or_default();
+    disk.write_file("segments/spare.log", &old)
+        .map_err(|error| format!("the disk takes files: {error}"))?;
+    disk.remove_file("segments/00000000000000000001.idx")
+        .map_err(|error| format!("there is an index: {error}"))?;
+
+    let environment = Environment::deterministic(2).with_threads(true);
+    let log =
+        Log::open_in(disk.root(), options.clone(), environment).map_err(|error| format!("open succeeds: {error:?}"))?;
+    // The thread that looks at spares makes missing indexes next.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while count(&disk, ".idx") == 0 {
+        ensure!(std::time::Instant::now() < deadline, "a missing index is made");
+        std::thread::yield_now();
+    }
+    fill(&log, &disk, 3)?;
+    let events = whole_log(&log)?;
+    let disk = disk.crash_with(CrashMode::KeepAll);
+    drop(log);
+    let log = opened(&disk, &options, 3)?;
+    ensure!(
+        log.recovery().verdict != Verdict::AmbiguousLastGroup && whole_log(&log)? == events,
+        "nothing old stands behind what is new: {:?}",
+        log.recovery()
     );
     Ok(())
 }
