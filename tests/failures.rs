@@ -1,6 +1,7 @@
 //! What a disk, a kernel or an operator can do to a log, one test each: it says so, nothing is lost, and it goes on where it can.
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::print_stdout, reason = "a child says that it came to its end")]
 
 mod common;
 
@@ -549,6 +550,7 @@ mod real {
     use std::io::{BufRead, BufReader, Write};
     use std::path::{Path, PathBuf};
     use std::process::{Command, Stdio};
+    use std::time::Duration;
 
     use annals::ExpectedVersion::Any;
     use annals::{Error, Log, OpenMode, Options, Position, Read};
@@ -591,6 +593,8 @@ mod real {
     fn cut(path: &Path, len: u64) {
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(len).unwrap();
+        // What was asked before is believed for 10 ms.
+        std::thread::sleep(Duration::from_millis(11));
     }
 
     /// Everything that can be read, until there is an error.
@@ -656,6 +660,7 @@ mod real {
                 }
                 let aside = segment.with_extension("aside");
                 std::fs::rename(segment, &aside).unwrap();
+                std::thread::sleep(Duration::from_millis(11));
                 if map_segments {
                     match all_ways(&log) {
                         Err(Error::Damaged { report }) => {

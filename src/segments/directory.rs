@@ -34,7 +34,7 @@ pub(crate) fn last_part(
 /// missing must not be passed over.
 fn check_joins(segment: &Segment, before: Option<&Segment>) -> Result<()> {
     let is_before = before.map_or(Position::START, Segment::first_position);
-    let previous = segment.open()?.header.previous;
+    let previous = segment.header()?.previous;
     if previous == is_before || SeededBug::MissingSegmentPassedOver.is_on() {
         return Ok(());
     }

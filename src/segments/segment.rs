@@ -11,6 +11,7 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::HeaderError;
@@ -29,7 +30,7 @@ use crate::seeded_bugs::SeededBug;
 use crate::storage::map::Image;
 use crate::storage::{Bytes, Dir, OpenMode};
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::types::{Position, Version};
 
 /// The bytes of a segment, shared.
@@ -64,6 +65,7 @@ pub(crate) struct Segment {
     visible_end: AtomicUsize,
     opened: RwLock<Option<Opened>>,
     index: RwLock<Option<SegmentIndex>>,
+    asked: LastAsked,
     recent: Recent,
     /// What stands in the place of what is damaged, in a log that was opened degraded.
     overlay: Option<Overlay>,
@@ -76,6 +78,44 @@ pub(crate) enum Overlay {
     Patched { len: usize, patches: Vec<Patch> },
     /// These bytes, and no file.
     Made(Arc<Bytes>),
+}
+
+/// How long an answer about the length of a mapped file is good. A question to the system costs more than reading a few events.
+const ASKED_EVERY: Duration = Duration::from_millis(10);
+
+/// When the length of a mapped file was asked for last.
+#[derive(Debug)]
+struct LastAsked {
+    made: Instant,
+    micros: AtomicU64,
+}
+
+impl LastAsked {
+    fn never() -> Self {
+        Self {
+            made: Instant::now(),
+            micros: AtomicU64::new(0),
+        }
+    }
+
+    fn micros_now(&self) -> u64 {
+        // At least 1: 0 stands for never.
+        u64::try_from(self.made.elapsed().as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    fn is_long_ago(&self) -> bool {
+        match self.micros.load(Ordering::Relaxed) {
+            0 => true,
+            last => u128::from(self.micros_now().saturating_sub(last)) >= ASKED_EVERY.as_micros(),
+        }
+    }
+
+    /// The answer was good: it was had by a question that was put at `micros`.
+    fn all_is_well(&self, micros: u64) {
+        self.micros.store(micros, Ordering::Relaxed);
+    }
 }
 
 /// Where files are not mapped: what was read of them, as long as it is kept.
@@ -141,6 +181,7 @@ impl Segment {
             visible_end: AtomicUsize::new(usize::MAX),
             opened: RwLock::new(None),
             index: RwLock::new(None),
+            asked: LastAsked::never(),
             recent: Recent::default(),
             overlay: None,
         }
@@ -171,6 +212,7 @@ impl Segment {
                 content: Content::Image(image),
             })),
             index: RwLock::new(Some(SegmentIndex::Memory(index))),
+            asked: LastAsked::never(),
             recent: Recent::default(),
             overlay: None,
         }
@@ -222,11 +264,11 @@ impl Segment {
     }
 
     /// Header and bytes; a sealed segment is mapped on first use. Whoever has asked for them may look at them: the file is as
-    /// long as its map. For how long, nobody can say; so this is asked each time.
+    /// long as its map, or was a moment ago.
     pub(crate) fn open(&self) -> Result<Opened> {
         let opened = self.opened.read().clone();
         if let Some(opened) = opened {
-            self.check_len(&opened)?;
+            self.check_files(&opened)?;
             return Ok(opened);
         }
         if let Some((header, bytes)) = &*self.recent.opened.read()
@@ -293,26 +335,49 @@ impl Segment {
         file.map(len).at(&path, "mapping a segment")
     }
 
-    /// That the file of a map is as long as the map. Behind its end there is no error to be had, only a signal that ends the
-    /// process.
-    fn check_len(&self, opened: &Opened) -> Result<()> {
+    /// That the files of maps are as long as the maps. Behind its end there is no error to be had, only a signal that ends the
+    /// process. An index whose file is not is let go of.
+    fn check_files(&self, opened: &Opened) -> Result<()> {
         let Content::File(bytes) = &opened.content else {
             return Ok(());
         };
-        if !bytes.is_map() {
+        if !bytes.is_map() || !self.asked.is_long_ago() {
             return Ok(());
         }
+        let now = self.asked.micros_now();
         match self.dir.len_of(&names::segment(self.first_position)) {
-            Ok(len) if len >= bytes.len() as u64 => Ok(()),
-            Ok(len) => Err(self.ends_early(len)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(self.damaged(0, None, "segment file that is missing")),
-            Err(e) => Err(Error::io(self.path(), "asking for the length of a segment", e)),
+            Ok(len) if len >= bytes.len() as u64 => {}
+            Ok(len) => return Err(self.ends_early(len)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(self.damaged(0, None, "segment file that is missing"));
+            }
+            Err(e) => return Err(Error::io(self.path(), "asking for the length of a segment", e)),
         }
+        let index = self.index.read().clone();
+        if let Some(SegmentIndex::File(index)) = index
+            && index.is_map()
+            && let Ok(len) = self.dir.len_of(&names::index(self.first_position))
+            && len < index.file_len() as u64
+        {
+            tracing::warn!(segment = %self.path().display(), "an index file was cut short");
+            *self.index.write() = None;
+        }
+        self.asked.all_is_well(now);
+        Ok(())
     }
 
     fn ends_early(&self, len: u64) -> Error {
         let offset = usize::try_from(len).unwrap_or(usize::MAX);
         self.damaged(offset, None, "segment file that ends early")
+    }
+
+    /// The header.
+    pub(crate) fn header(&self) -> Result<SegmentHeader> {
+        // It was read with the bytes, and is looked at without them.
+        if let Some(opened) = &*self.opened.read() {
+            return Ok(opened.header);
+        }
+        self.open().map(|opened| opened.header)
     }
 
     fn check_header(&self, bytes: &[u8]) -> Result<SegmentHeader> {
@@ -350,16 +415,10 @@ impl Segment {
         }
     }
 
-    /// The index: in memory, or from its file on first use, or made anew from the segment.
+    /// The index, for whoever has asked for the bytes ([`Segment::open`]): in memory, or from its file on first use, or made anew from the segment.
     pub(crate) fn index(&self) -> Result<SegmentIndex> {
-        let index = self.index.read().clone();
-        match index {
-            Some(SegmentIndex::File(index)) if self.index_is_cut(&index) => {
-                tracing::warn!(segment = %self.path().display(), "an index file was cut short, making it anew");
-                return self.rebuild_index(true);
-            }
-            Some(index) => return Ok(index),
-            None => {}
+        if let Some(index) = &*self.index.read() {
+            return Ok(index.clone());
         }
         if let Some(index) = self.recent.index.read().upgrade() {
             return Ok(SegmentIndex::File(index));
@@ -368,12 +427,6 @@ impl Segment {
             tracing::info!(segment = %self.path().display(), reason = fault.what, "making an index anew");
             self.rebuild_index(fault.is_wrong)
         })
-    }
-
-    /// Whether the file of a mapped index has become shorter than the map.
-    fn index_is_cut(&self, index: &SealedIndex) -> bool {
-        let len = || self.dir.len_of(&names::index(self.first_position));
-        index.is_map() && len().is_ok_and(|len| len < index.file_len() as u64)
     }
 
     /// Opens the index file and takes it in the place of what there was.

@@ -5,8 +5,8 @@
 //! - I1. A mapped file is neither written nor shortened while it is mapped. Segments and indexes are
 //!   mapped only once they are complete, and only the holder of the directory's lock changes files. Where a
 //!   stranger has cut a mapped file short, or the device cannot read, touching the map gets this process a SIGBUS;
-//!   that is the one thing maps cost. Segments ask for the length of their file before each use, which leaves
-//!   the moment in between.
+//!   that is the one thing maps cost. Segments ask for the length of their file now and then as they are used, which leaves
+//!   the moments in between.
 //! - I2. Bytes of an [`Image`] below `frozen` never change again; slices are handed out of those only.
 //! - I3. Bytes of an [`Image`] at or above `frozen` are touched only through its one [`ImageWriter`].
 #![expect(unsafe_code, reason = "maps, and memory shared between one writer and many readers")]
