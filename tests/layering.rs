@@ -45,6 +45,8 @@ const THREADING: &[&str] = &[
     "environment.rs",
     "storage/sim",
     "storage/map.rs",
+    // Waits for another process.
+    "recovery/follow.rs",
     "verify",
     "fuzzing/",
 ];
