@@ -25,6 +25,8 @@ pub(crate) struct Before {
 pub(crate) struct Examiner {
     shape: Shape,
     rng: Rng,
+    /// Whether the state at hand may have rubbish in it, and so the end of the log be in doubt.
+    garbled: bool,
     pub(crate) stats: Stats,
 }
 
@@ -40,22 +42,35 @@ impl Examiner {
         Self {
             shape,
             rng: Rng(seed ^ 0xe8a3),
+            garbled: false,
             stats: Stats::default(),
         }
     }
 
-    /// Looks at `states` of the states that a cut may have left, and at what a kill leaves.
-    pub(crate) fn look(&mut self, cut: &SimDisk, before: &Before, options: &Options, states: u64) -> Checked {
+    /// Looks at `states` of the states that a cut may have left, and at what a kill leaves. Where groups have pages of their own, also
+    /// at some with rubbish in them, unless the log is just being opened: that writes the last group again.
+    pub(crate) fn look(
+        &mut self,
+        cut: &SimDisk,
+        before: &Before,
+        options: &Options,
+        states: u64,
+        opening: bool,
+    ) -> Checked {
+        let garbles = self.shape.pad_groups_to > 0 && !opening;
         for i in 0..states {
-            let (found, os_kept, what) = match usize::try_from(i).map(|i| CrashMode::ALL.get(i)) {
-                Ok(Some(&mode)) => (cut.crash_with(mode), false, format!("{mode:?}")),
-                _ if i == CrashMode::ALL.len() as u64 => (cut.kill(), true, "killed".into()),
-                _ => (cut.crash_with(CrashMode::Random), false, format!("Random {i}")),
+            let (mode, what) = match usize::try_from(i).map(|i| CrashMode::ALL.get(i)) {
+                Ok(Some(&mode)) => (Some(mode), format!("{mode:?}")),
+                _ if i == CrashMode::ALL.len() as u64 => (None, "killed".into()),
+                _ if garbles => (Some(CrashMode::Garbled), format!("Garbled {i}")),
+                _ => (Some(CrashMode::Random), format!("Random {i}")),
             };
+            let found = mode.map_or_else(|| cut.kill(), |mode| cut.crash_with(mode));
             found.set_space(None);
+            self.garbled = mode == Some(CrashMode::Garbled);
             // The next open may well have other options.
             let options = options.clone().direct_io(self.rng.below(2) == 0);
-            self.state(&found, before, &options, os_kept)
+            self.state(&found, before, &options, mode.is_none())
                 .map_err(|broken| broken.at(what))?;
         }
         Ok(())
@@ -70,7 +85,8 @@ impl Examiner {
                 drop(state);
                 self.recovery_cut(found, before, options, os_kept)
             }
-            7 => self.without_space(found, state, options),
+            // A tail in doubt is kept aside, for which there has to be space.
+            7 if !self.garbled => self.without_space(found, state, options),
             8 | 9 => self.rotten(state, options),
             _ => Ok(()),
         }
@@ -96,7 +112,7 @@ impl Examiner {
             .map_err(|error| broken!(LEGAL_CRASH_NEVER_REFUSED, "open is refused: {error:?}"))?;
         ensure!(
             LEGAL_CRASH_NEVER_REFUSED,
-            log.recovery().verdict != Verdict::AmbiguousLastGroup,
+            self.garbled || log.recovery().verdict != Verdict::AmbiguousLastGroup,
             "a legal crash leaves no doubt: {:?}",
             log.recovery()
         );

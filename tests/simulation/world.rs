@@ -590,8 +590,9 @@ impl Shared {
             }
             inner.settle_tickets();
             let before = inner.before.clone();
-            let op = inner.disk.ops();
-            if let Err(broken) = inner.examiner.look(cut, &before, &options, self.config.states) {
+            let (op, opening) = (inner.disk.ops(), inner.log.is_none());
+            let states = self.config.states;
+            if let Err(broken) = inner.examiner.look(cut, &before, &options, states, opening) {
                 inner.broken = Some(broken.at(format!("power cut at operation {op}")));
                 return;
             }
