@@ -206,8 +206,10 @@ fn faults_of(name: &str, source: &str) -> Vec<String> {
     }
     if name.starts_with("bin/") {
         // A program is another crate, and sees what everyone sees: but for files that it takes in as its own.
-        let taken_in = |pair: &[String]| pair[0] == "include" && pair[1] == "!" || pair[0] == "[" && pair[1] == "path";
-        if tokens.windows(2).any(taken_in) {
+        let taken_in = |three: &[String]| {
+            three[0] == "include" && three[1] == "!" || three[0] == "[" && three[1] == "path" && three[2] == "="
+        };
+        if tokens.windows(3).any(taken_in) {
             faults.push(format!("{name}: takes in another file"));
         }
         return faults;
