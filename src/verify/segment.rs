@@ -254,7 +254,7 @@ impl Examiner<'_> {
     /// Examines the segment at `first` as a whole, in memory. Positions up to `durable` are known to have been durable.
     fn whole(&self, first: Position, durable: Position) -> Result<Examined> {
         let path = self.dir.path().join(names::segment(first));
-        let buffer = match self.read_whole(first) {
+        let mut buffer = match self.read_whole(first) {
             Ok(buffer) => buffer,
             Err(error) => return Ok(Examined::unreadable(first, error)),
         };
@@ -269,6 +269,8 @@ impl Examiner<'_> {
             Err(HeaderError::Invalid(what)) => return Ok(Examined::new(first, bytes, State::NoHeader(what))),
             Err(HeaderError::Unsupported(found)) => return Err(unsupported(found)),
         };
+        // What is behind it is no part of it.
+        buffer.truncate(header.segment_bytes as usize);
         let mut visitor = Visit {
             index: None,
             look: SnapshotLook::new(self.wanted, first, self.log_id),
