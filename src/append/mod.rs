@@ -3,6 +3,8 @@
 
 pub(crate) mod active;
 pub(crate) mod batch;
+#[cfg(all(test, annals_model = "loom"))]
+mod checked_by_loom;
 pub(crate) mod gate;
 pub(crate) mod group_commit;
 pub(crate) mod maintenance;

@@ -304,7 +304,7 @@ pub(crate) mod channel {
     #[derive(Debug)]
     pub(crate) struct RecvError;
 
-    #[derive(Debug)]
+    #[derive(Debug, PartialEq, Eq)]
     pub(crate) enum RecvTimeoutError {
         Timeout,
         Disconnected,
