@@ -221,6 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn a_map_has_the_bytes_and_the_length_it_was_asked_for() {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, b"abcdef").unwrap();
+        assert_eq!(*Bytes::map(&file, 6).unwrap(), *b"abcdef");
+        let pinned = Bytes::map(&file, 4).unwrap();
+        io::Write::write_all(&mut file, b"ghi").unwrap();
+        drop(file);
+        assert_eq!(*pinned, *b"abcd", "whatever becomes of the rest, and of the handle");
+    }
+
+    #[test]
+    fn nothing_is_mapped_beyond_the_end_of_a_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(*Bytes::map(&file, 0).unwrap(), *b"");
+        io::Write::write_all(&mut file, b"abc").unwrap();
+        assert_eq!(*Bytes::map(&file, 0).unwrap(), *b"");
+        let beyond = Bytes::map(&file, 4).map(drop);
+        assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
     fn readers_see_what_a_writer_freezes() {
         let mut writer = Image::zeroed(1 << 16).unwrap();
         let image = Arc::clone(writer.image());
