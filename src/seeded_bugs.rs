@@ -1,7 +1,7 @@
 //! Deliberate defects, each of which the tests have to find (`tests/seeded_bugs.rs`): who tests the tests.
 //!
 //! The code has them only with the feature `seeded-bugs`, which is for this repository. Even then none is there until a test switches one
-//! on, for its own thread. Without the feature [`SeededBug::is_on`] is a constant, and the compiler leaves nothing of them.
+//! on, for its own thread. Without the feature `SeededBug::is_on` is a constant, and the compiler leaves nothing of them.
 
 #![cfg_attr(
     not(feature = "seeded-bugs"),
