@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::format::ALIGNMENT;
 use crate::format::group::{
     GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero, sector_end, zero_parts,
 };
@@ -282,10 +283,12 @@ impl<'a> Scanner<'a> {
         let behind = self.look_behind(offset);
         self.found.generation = self.found.generation.max(behind.generation);
         let is_torn = lacks_a_sector(bytes, offset, bad_record);
+        // A device for which groups have pages of their own may leave rubbish where nothing was synced.
+        let may_be_rubbish = self.header.group_align as usize > ALIGNMENT;
         let is_damaged = behind.durable > last_kept
             || behind
                 .next_events
-                .is_some_and(|next| next == last_kept.next() || !is_torn);
+                .is_some_and(|next| next == last_kept.next() || !is_torn && !may_be_rubbish);
         let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
         let last = Some(behind.claimed).filter(|&last| last > last_kept);
         self.found.tail = if is_damaged && !SeededBug::DamageCutOff.is_on() {
