@@ -35,7 +35,7 @@ pub(crate) enum Row {
 impl Row {
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Row::Control => "none",
+            Row::Control => "no damage",
             Row::FlipFirst => "bit, first event",
             Row::FlipMiddle => "bit, middle event",
             Row::FlipNewest => "bit, newest event",

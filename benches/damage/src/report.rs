@@ -21,6 +21,7 @@ pub(crate) struct Result {
 pub(crate) type CutsOf = (&'static Kind, std::result::Result<Cuts, String>);
 
 const FLIPS: &[Row] = &[
+    Row::Control,
     Row::FlipFirst,
     Row::FlipMiddle,
     Row::FlipNewest,

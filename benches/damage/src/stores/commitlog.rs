@@ -39,8 +39,8 @@ impl Store for Commit {
                     offset = message.offset() + 1;
                     each(offset, message.payload());
                 }
-                if offset == before {
-                    // Nothing, and no error.
+                // Nothing, or offsets that lead back, and no error.
+                if offset <= before {
                     break;
                 }
             }

@@ -98,7 +98,8 @@ fn read_on(
             Ok(()) => return,
             Err(message) => error(format!("behind {last}: {message}")),
         }
-        after = last + 1;
+        // Damaged numbers may lead back.
+        after = after.max(last) + 1;
     }
 }
 
