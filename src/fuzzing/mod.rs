@@ -2,11 +2,12 @@
 //! `tests/fuzz_seeds.rs` reach what is not public. A law that does not hold panics.
 //!
 //! `choices` makes decisions of bytes, `forge` puts checksums right so that a fuzzer gets past them, `sample` is the
-//! small logs that are mutated. The others are one target each.
+//! small logs that are mutated, `judge` the verdict on a segment. The others are one target each.
 
 mod choices;
 mod forge;
 mod index;
+mod judge;
 mod model;
 mod mutated;
 mod ops;
@@ -16,6 +17,7 @@ mod segment;
 mod snapshot;
 
 pub use index::index_file;
+pub use judge::{Judged, judge};
 pub use mutated::log_mutated;
 pub use ops::log_ops;
 pub use record::{record_decode, with_event};

@@ -48,7 +48,7 @@ pub struct RecoveryReport {
     pub cut_bytes: u64,
     /// The positions that what was cut off speaks of, first to last, where any can be told from what is left of it. With
     /// [`Verdict::AmbiguousLastGroup`] they may have been acknowledged; with [`Verdict::TornTail`] they were not, as far as the disk
-    /// keeps its promises (docs/durability.md, section 6).
+    /// keeps its promises (docs/durability.md, section 7).
     pub cut_positions: Option<(Position, Position)>,
     /// The last position of the log.
     pub last_position: Position,
