@@ -278,6 +278,30 @@ fn progress_rises_to_the_total_and_files_in_quarantine_are_counted() {
     assert_eq!((last.bytes_done, last.bytes_total), (report.bytes, report.bytes));
 }
 
+#[test]
+fn a_repaired_log_is_whole_and_says_what_was_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), 60);
+    damage_event(dir.path(), 3);
+    damage_event(dir.path(), 40);
+    assert_eq!(lost(&verify(dir.path(), |_| ()).unwrap()), [(3, 3), (40, 40)]);
+    annals::repair(dir.path(), &annals::RepairOptions::new(), |_| ()).unwrap();
+    for opened in [false, true] {
+        if opened {
+            // Which makes the indexes of segments that have none.
+            let log = Log::open(dir.path(), options()).unwrap();
+            append(&log, 30);
+            log.close().unwrap();
+        }
+        let report = verify(dir.path(), |_| ()).unwrap();
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!(report.events, 58 + if opened { 30 } else { 0 });
+        let given_up: Vec<_> = report.repaired.iter().filter_map(|damage| damage.positions).collect();
+        assert_eq!(given_up, [(3.into(), 3.into()), (40.into(), 40.into())], "{report:?}");
+        assert!(report.quarantined_files > 0);
+    }
+}
+
 /// A roll between the listing of the segments and the reading of the newest was called a lost segment, and a group that was being
 /// written, damage.
 #[test]

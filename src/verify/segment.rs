@@ -97,6 +97,11 @@ impl Examined {
             harmless: self
                 .damaged_copy
                 .map(|offset| self.damage(dir, offset, None, DAMAGED_COPY)),
+            repaired: self
+                .given_up
+                .iter()
+                .map(|&(offset, lost)| self.damage(dir, offset, lost, "events that a repair gave up"))
+                .collect(),
             ..Findings::default()
         };
         match &self.state {
