@@ -658,8 +658,6 @@ fn verify_agrees_with_open() {
                     .look(&log)
                     .unwrap_or_else(|message| panic!("{context}: {message}")),
                 Err(Error::Damaged { .. }) => Outcome::Refused { first_lost: None },
-                // With other folders beside, what lacks `annals.meta` might be anything.
-                Err(Error::NotALog { .. }) if what == "annals.meta removed" => Outcome::Refused { first_lost: None },
                 Err(error) => panic!("{context}: {error:?}"),
             };
             let agree = match outcome {

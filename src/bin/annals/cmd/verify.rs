@@ -97,7 +97,7 @@ fn kinds(report: &VerifyReport) -> [(&'static str, &[Damage], &'static str); 5] 
         (
             "damages",
             &report.damages,
-            "copy the directory as it is; then restore a backup, or see docs/durability.md, section 4",
+            "copy the directory as it is; then restore a backup, or see what `annals repair --dry-run` would give up",
         ),
         ("unreadable", &report.unreadable, "look at the disk, and at permissions"),
         (
