@@ -111,6 +111,9 @@ write have older copies of an event beside the live one; up to four copies are d
 - **silent loss**: some are not served, and nothing says so.
 - **wrong data**: something is served as an event that was never sent so.
 
+**The newest event of a killed writer** is the hard case: damage to it looks much like a write that did not finish, which every store has to
+drop without a fuss. No store with one copy can always tell them apart; it can say that it dropped something.
+
 "
     );
     out.push_str(&text);

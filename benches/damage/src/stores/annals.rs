@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use annals::{ExpectedVersion, Log, NewEvent, Options, Position, Read, Verdict};
+use annals::{ExpectedVersion, Log, NewEvent, OpenMode, Options, Position, Read, Verdict};
 
 use super::{Kind, Report, Store, read_on, text};
 use crate::work::{SEGMENT_BYTES, stream};
@@ -8,16 +8,29 @@ use crate::work::{SEGMENT_BYTES, stream};
 pub(super) const KIND: Kind = Kind {
     name: "annals",
     setting: "default (`Durability::Sync`), `segment_bytes` 16 KiB",
-    documented: "[durability.md](durability.md), section 4: what an open finds; section 6: what is not promised (a last group whose sectors vanish looks torn).",
+    documented: "[durability.md](durability.md), section 4: what an open finds; section 7: what is not promised (a last group whose sectors vanish looks torn).",
     open,
     check: Some(("`annals verify`", check)),
 };
 
-struct Annals(Log);
+pub(super) const DEGRADED: Kind = Kind {
+    name: "annals/degraded",
+    setting: "the same, opened after the damage with `OpenMode::Degraded`",
+    documented: "`OpenMode::Degraded`: serves everything that is whole, answers `Damaged` for the rest.",
+    open: |dir, create| open_in(dir, create, OpenMode::Degraded),
+    check: None,
+};
+
+struct Annals(Log, OpenMode);
 
 fn open(dir: &Path, create: bool) -> Result<Box<dyn Store>, String> {
-    let log = Log::open(dir, Options::new().create(create).segment_bytes(SEGMENT_BYTES)).map_err(text)?;
-    Ok(Box::new(Annals(log)))
+    open_in(dir, create, OpenMode::ReadWrite)
+}
+
+fn open_in(dir: &Path, create: bool, mode: OpenMode) -> Result<Box<dyn Store>, String> {
+    let mode = if create { OpenMode::ReadWrite } else { mode };
+    let options = Options::new().create(create).mode(mode).segment_bytes(SEGMENT_BYTES);
+    Ok(Box::new(Annals(Log::open(dir, options).map_err(text)?, mode)))
 }
 
 fn check(dir: &Path) -> Result<(), String> {
@@ -27,6 +40,17 @@ fn check(dir: &Path) -> Result<(), String> {
     }
     let first = report.damages.iter().chain(&report.derived_damages).next();
     Err(first.map_or_else(|| format!("{:?}", report.verdict), ToString::to_string))
+}
+
+impl Annals {
+    /// What a degraded open lists as lost.
+    fn losses(&self) -> Report {
+        match self.0.losses() {
+            Ok(losses) if losses.is_empty() => Report::Nothing,
+            Ok(losses) => Report::PerhapsLost(format!("{} losses, the first: {}", losses.len(), losses[0].what)),
+            Err(error) => Report::PerhapsLost(error.to_string()),
+        }
+    }
 }
 
 impl Store for Annals {
@@ -61,6 +85,7 @@ impl Store for Annals {
         let report = self.0.recovery();
         let what = format!("verdict {:?}, {} bytes cut off", report.verdict, report.cut_bytes);
         match report.verdict {
+            Verdict::Clean if self.1 == OpenMode::Degraded => self.losses(),
             Verdict::Clean => Report::Nothing,
             Verdict::TornTail => Report::Unfinished(what),
             _ => Report::PerhapsLost(what),

@@ -60,6 +60,7 @@ pub(crate) type Check = (&'static str, fn(&Path) -> Result<(), String>);
 /// All of them, in the order of the table.
 pub(crate) const KINDS: &[Kind] = &[
     annals::KIND,
+    annals::DEGRADED,
     tephra::KIND,
     umadb::KIND,
     okaywal::KIND,
