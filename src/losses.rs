@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Damage, Error, Result};
 use crate::index::UNREPAIRED;
+use crate::index::active::ActiveIndex;
 use crate::segments::directory::last_part;
 use crate::segments::segment::{FoundVersions, Segment, SegmentIndex, event_at};
 use crate::segments::set::SegmentSet;
@@ -93,10 +94,14 @@ pub(crate) fn losses(segments: &SegmentSet) -> Result<Vec<Loss>> {
 }
 
 fn losses_of(segment: &Segment, losses: &mut Vec<Loss>) -> Result<()> {
-    let SegmentIndex::Memory(index) = segment.index()? else {
-        return Ok(());
-    };
-    let index = index.read();
+    if let SegmentIndex::Memory(index) = segment.index()? {
+        losses_in(&segment.path(), &index.read(), losses);
+    }
+    Ok(())
+}
+
+/// Those that `index` has, of the segment that is the file `path`.
+pub(crate) fn losses_in(path: &Path, index: &ActiveIndex, losses: &mut Vec<Loss>) {
     for (i, span) in index.losses().iter().enumerate() {
         if span.count() == 0 {
             continue;
@@ -108,7 +113,7 @@ fn losses_of(segment: &Segment, losses: &mut Vec<Loss>) -> Result<()> {
         streams.sort_unstable_by(|a, b| (&a.stream, a.first).cmp(&(&b.stream, b.first)));
         let named: u64 = streams.iter().map(LostVersions::count).sum();
         losses.push(Loss {
-            path: segment.path(),
+            path: path.to_owned(),
             offset: span.offset.into(),
             positions: Some((span.first, span.last)),
             exact: span.exact,
@@ -118,7 +123,6 @@ fn losses_of(segment: &Segment, losses: &mut Vec<Loss>) -> Result<()> {
             what: "events that were lost".to_owned(),
         });
     }
-    Ok(())
 }
 
 /// What a log that was opened degraded knows of its losses.

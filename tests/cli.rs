@@ -529,6 +529,92 @@ fn what_verify_cannot_read_is_1_and_what_costs_no_event_3() {
 }
 
 #[test]
+fn a_repair_says_what_it_does_and_does_it() {
+    let (_temp, dir) = log_dir();
+    let mut appending = Appending::start(&dir);
+    for i in 1..=100 {
+        // One at a time: each is a group of its own.
+        appending.send(format!("s-{}\tthe payload {i} of many\n", i % 10).as_bytes());
+        appending.line();
+    }
+    assert!(appending.wait().success());
+    damage(&dir, b"the payload 11 of many");
+    damage(&dir, b"the payload 57 of many");
+    annals(&["stat", &dir], "").failed(3, &["damaged"]);
+
+    let json = |done: Done| -> Value { serde_json::from_slice(&done.stdout).expect("JSON") };
+    let plan = json(annals(&["repair", &dir, "--dry-run", "--json"], "").ok());
+    assert_eq!((&plan["dry_run"], &plan["report"]), (&Value::from(true), &Value::Null));
+    assert!(
+        !Path::new(&dir).join("quarantine").exists(),
+        "a dry run changes nothing"
+    );
+    annals(&["verify", &dir], "").failed(3, &[]);
+
+    let report = json(annals(&["repair", &dir, "--json"], "").ok());
+    let lost = |report: &Value| -> Vec<Value> {
+        let losses = report["losses"].as_array().unwrap();
+        losses.iter().map(|loss| loss["positions"].clone()).collect()
+    };
+    assert_eq!(
+        lost(&report),
+        [serde_json::json!([11, 11]), serde_json::json!([57, 57])]
+    );
+    assert_eq!(lost(&plan), lost(&report));
+    let text = PathBuf::from(report["report"].as_str().unwrap());
+    assert!(fs::read_to_string(&text).unwrap().contains("lost: positions 11 to 11"));
+    let written: Value = serde_json::from_slice(&fs::read(text.with_extension("json")).unwrap()).unwrap();
+    assert_eq!(written, report);
+    for step in report["steps"].as_array().unwrap() {
+        // Where nothing had stood, nothing is kept.
+        if let Some(path) = step["quarantined"].as_str() {
+            assert_eq!(fs::read(path).unwrap().len() as u64, step["len"].as_u64().unwrap());
+        }
+    }
+    assert_eq!(
+        fs::read_dir(text.parent().unwrap()).unwrap().count(),
+        5,
+        "two holes, the end, two reports"
+    );
+
+    let verified = json(annals(&["verify", &dir, "--json"], "").ok());
+    let repaired: Vec<&Value> = verified["repaired"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|damage| &damage["positions"])
+        .collect();
+    assert_eq!(repaired, lost(&report).iter().collect::<Vec<_>>());
+    assert_eq!(verified["whole"], Value::from(true));
+    let stat = json(annals(&["stat", &dir, "--json"], "").ok());
+    assert_eq!((&stat["events"], lost(&stat)), (&Value::from(98), lost(&report)));
+    // The stream's next event tells which version was lost.
+    let stream = &stat["losses"][0]["streams"][0];
+    assert_eq!(
+        (&stream["stream"], &stream["versions"]),
+        (&Value::from("s-1"), &serde_json::json!([2, 2]))
+    );
+    assert_eq!(annals(&["cat", &dir], "").ok().lines().len(), 98);
+    assert_eq!(annals(&["append", &dir], "s-1\tmore\n").ok().text(), "ok 101 s-1 11\n");
+    let again = annals(&["repair", &dir], "").ok();
+    assert_eq!(again.text(), "nothing is damaged\n");
+}
+
+#[test]
+fn a_log_without_its_meta_is_damaged_for_every_command() {
+    let (_temp, dir) = log_dir();
+    annals(&["append", &dir], "s\tx\n").ok();
+    fs::create_dir(Path::new(&dir).join("quarantine")).unwrap();
+    fs::remove_file(Path::new(&dir).join("annals.meta")).unwrap();
+    for command in ["append", "cat", "export", "stat"] {
+        annals(&[command, &dir], "s\tx\n").failed(3, &["annals.meta is missing"]);
+    }
+    annals(&["verify", &dir], "").failed(3, &[]);
+    annals(&["repair", &dir], "").ok();
+    assert_eq!(annals(&["cat", &dir], "").ok().lines().len(), 1);
+}
+
+#[test]
 fn a_log_that_is_open_elsewhere_is_4() {
     let (_temp, dir) = log_dir();
     let log = Log::open(&dir, Options::default()).unwrap();

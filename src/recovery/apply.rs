@@ -562,7 +562,7 @@ pub(crate) fn is_new(root: &dyn Dir) -> Result<bool> {
     Ok(read_meta(root)?.is_none() && !has_events(root)?)
 }
 
-const META_IS_MISSING: &str = "annals.meta is missing, and there are segments with events";
+pub(crate) const META_IS_MISSING: &str = "annals.meta is missing, and there are segments with events";
 
 /// Whether there is a segment with more than a header, in a directory without `annals.meta`: then there was a log.
 pub(crate) fn has_events(root: &dyn Dir) -> Result<bool> {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use annals::{Stat, Timestamp};
+use annals::{Loss, Stat, Timestamp};
 use serde_json::json;
 
+use super::repair::loss_as_json;
 use crate::failure::Failure;
 use crate::ndjson::rfc3339;
 use crate::open::{describe, open_to_read};
@@ -25,13 +26,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let log = open_to_read(&args.dir)?;
     let stat = log.stat()?;
+    let losses = log.losses()?;
     let mut out = Output::new();
-    out.line(&if args.json { as_json(&stat) } else { as_text(&stat) })?;
+    out.line(&if args.json {
+        as_json(&stat, &losses)
+    } else {
+        as_text(&stat, &losses)
+    })?;
     out.flush()?;
     Ok(log.close()?)
 }
 
-fn as_json(stat: &Stat) -> String {
+fn as_json(stat: &Stat, losses: &[Loss]) -> String {
     let recovery = &stat.recovery;
     json!({
         "events": stat.events,
@@ -45,6 +51,7 @@ fn as_json(stat: &Stat) -> String {
         "last_timestamp": stat.last_timestamp.map(rfc3339),
         "snapshots_skipped": stat.snapshots_skipped,
         "quarantined_files": stat.quarantined_files,
+        "losses": losses.iter().map(loss_as_json).collect::<Vec<_>>(),
         "recovery": {
             "verdict": recovery.verdict.to_string(),
             "cut_bytes": recovery.cut_bytes,
@@ -58,7 +65,7 @@ fn as_json(stat: &Stat) -> String {
     .to_string()
 }
 
-fn as_text(stat: &Stat) -> String {
+fn as_text(stat: &Stat, losses: &[Loss]) -> String {
     let time = |time: Option<Timestamp>| time.map_or_else(|| "-".into(), rfc3339);
     let recovery = &stat.recovery;
     let rows = [
@@ -79,5 +86,13 @@ fn as_text(stat: &Stat) -> String {
             format!("{} bytes in {:?}", recovery.scanned_bytes, recovery.elapsed),
         ),
     ];
-    rows.map(|(name, value)| format!("{name:<20}{value}")).join("\n")
+    let mut lines = rows.map(|(name, value)| format!("{name:<20}{value}")).join("\n");
+    if !losses.is_empty() {
+        lines.push_str("\nrepaired, and lost before that:");
+    }
+    for loss in losses {
+        lines.push('\n');
+        lines.push_str(loss.to_string().trim_end());
+    }
+    lines
 }
