@@ -91,7 +91,13 @@ fn a_repaired_log_has_what_a_degraded_open_serves() {
             );
             // All that was replaced is kept.
             for step in &report.steps {
-                let Some(kept) = &step.quarantined else { continue };
+                let Some(kept) = &step.quarantined else {
+                    let path = step.path.strip_prefix("/sim").unwrap().to_str().unwrap();
+                    let was = before.iter().find(|(file, _)| *file == path);
+                    let was = was.and_then(|(_, bytes)| bytes.as_ref()?.get(usize::try_from(step.offset).unwrap()..));
+                    assert!(was.is_none_or(<[u8]>::is_empty), "{step:?} kept nothing");
+                    continue;
+                };
                 let name = |path: &std::path::Path| path.strip_prefix("/sim").unwrap().to_str().unwrap().to_owned();
                 let kept = disk.read_file(&name(kept)).unwrap();
                 let Some((_, Some(was))) = before.iter().find(|(file, _)| **file == name(&step.path)) else {
@@ -132,7 +138,15 @@ fn a_repair_can_be_interrupted_at_every_operation() {
     for seed in 0..12 * effort() {
         let (_, disk, said) = damaged(seed);
         let reference = disk.fork();
-        repair(&reference, seed).unwrap();
+        let report = repair(&reference, seed).unwrap();
+        let kept_of = |path: &std::path::Path, disk: &SimDisk| {
+            disk.read_file(path.strip_prefix("/sim").unwrap().to_str().unwrap())
+        };
+        let to_keep: Vec<Vec<u8>> = report
+            .steps
+            .iter()
+            .filter_map(|step| kept_of(step.quarantined.as_ref()?, &reference))
+            .collect();
         let (expected, losses) = events(&reference, false);
         let start = disk.ops();
         let ops = {
@@ -152,6 +166,16 @@ fn a_repair_can_be_interrupted_at_every_operation() {
                 let disk = cut.crash_with(mode);
                 let place = format!("seed {seed}, op {op} of {ops}, {mode:?}: {said:?}");
                 repair(&disk, seed + 1).unwrap_or_else(|error| panic!("{place}: {error}"));
+                let quarantine: Vec<Vec<u8>> = disk
+                    .files()
+                    .iter()
+                    .filter(|file| file.starts_with("quarantine/"))
+                    .filter_map(|file| disk.read_file(file))
+                    .collect();
+                assert!(
+                    to_keep.iter().all(|bytes| quarantine.contains(bytes)),
+                    "{place}: bytes are gone"
+                );
                 let (kept, told) = events(&disk, false);
                 assert_eq!(kept, expected, "{place}");
                 let positions = |losses: &[Loss]| {
