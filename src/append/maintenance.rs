@@ -204,7 +204,7 @@ fn write_index_file(dir: &dyn Dir, segments: &SegmentSet, segment: &Segment) -> 
     let Some(index) = segment.memory_index() else {
         return Ok(());
     };
-    if !index.read().losses().is_empty() {
+    if segment.is_mended() || !index.read().losses().is_empty() {
         // An index file has no room for what was lost. The index is made anew from the segment when it is needed.
         return Ok(());
     }

@@ -218,6 +218,11 @@ impl Segment {
         }
     }
 
+    /// Whether what readers see is not what stands in the file.
+    pub(crate) fn is_mended(&self) -> bool {
+        self.overlay.is_some()
+    }
+
     pub(crate) fn first_position(&self) -> Position {
         self.first_position
     }
