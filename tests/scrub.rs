@@ -1,5 +1,6 @@
 //! Scrubbing: what is found in sealed segments while the log is open.
 #![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

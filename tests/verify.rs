@@ -1,4 +1,5 @@
 //! Verifying: all of the damage, where it is, and nothing else; beside a writer, too.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
