@@ -23,8 +23,9 @@ use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
 use crate::environment::Environment;
 use crate::error::{Damage, DamageReport, Error, IoContext, Result};
+use crate::format::group::is_zero;
 use crate::format::meta::{META_BYTES, Meta};
-use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
 use crate::index::UNREPAIRED;
 use crate::index::active::ActiveIndex;
@@ -576,7 +577,7 @@ pub(crate) fn has_events(root: &dyn Dir) -> Result<bool> {
         let mut head = vec![0; 2 * SEGMENT_HEADER_BYTES];
         let read = read_up_to(&*file, &mut head, 0).at(&path, "reading a segment")?;
         let behind_header = head[..read].get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
-        if first != Position::new(1) || !crate::format::group::is_zero(behind_header) {
+        if first != Position::new(1) || !is_zero(behind_header) {
             return Ok(true);
         }
     }
@@ -602,9 +603,10 @@ fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Environment) -> 
         let file = dir
             .open(&names::segment(found), OpenMode::Read)
             .at(&path, "opening a segment")?;
-        let len = usize::try_from(file.len().at(&path, "asking for a length")?).unwrap_or(usize::MAX);
-        let bytes = file.map(len).at(&path, "mapping a segment")?;
-        if found != first || !crate::format::group::is_zero(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default()) {
+        // Not mapped, as nothing is at an open: of a device that cannot read, an error is to be had.
+        let bytes = read_small(&*file, segment_max()).at(&path, "reading a segment")?;
+        let is_empty = |bytes: Vec<u8>| is_zero(bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default());
+        if found != first || !bytes.is_some_and(is_empty) {
             let path = root.path().join(names::META);
             return Err(damaged(path, 0, None, META_IS_MISSING));
         }
@@ -792,14 +794,20 @@ fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surv
         .is_some_and(|contents| contents.scan.tail == Tail::Clean);
     if !is_empty {
         let len = newest.file.len().at(&path, "asking for a length")?;
-        let len = usize::try_from(len.min(crate::format::segment_header::SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX);
-        let bytes = newest.file.map(len).at(&path, "mapping a segment")?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(segment_max())];
+        let read = read_up_to(&*newest.file, &mut bytes, 0).at(&path, "reading a segment")?;
+        bytes.truncate(read);
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         quarantine(root, dir, newest.first, 0, &bytes[..end])?;
     }
     dir.remove(&name)
         .and_then(|()| dir.sync())
         .at(&path, "removing an unfinished segment")
+}
+
+/// How much of a file there can be to read, whatever its length.
+fn segment_max() -> usize {
+    usize::try_from(SEGMENT_BYTES_MAX).unwrap_or(usize::MAX)
 }
 
 /// A full disk is no reason not to open.
