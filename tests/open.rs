@@ -199,12 +199,18 @@ fn parents_are_created_and_names_may_be_any() {
     assert!(annals::verify(&path, |_| ()).unwrap().is_whole());
 }
 
-/// Sets the format version of a file whose header is `len` bytes long, with a checksum that is right.
-fn set_version(path: &Path, len: usize, version: u32) {
+/// A header of so many bytes each, so many times.
+const META: (usize, usize) = (64, 1);
+const SEGMENT: (usize, usize) = (2048, 2);
+
+/// Sets the format version of a file, in all copies of its header, with a checksum that is right.
+fn set_version(path: &Path, (len, copies): (usize, usize), version: u32) {
     let mut bytes = fs::read(path).unwrap();
-    bytes[12..16].copy_from_slice(&version.to_le_bytes());
-    let crc = crc32fast::hash(&bytes[12..len]);
-    bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    for copy in bytes.chunks_mut(len).take(copies) {
+        copy[12..16].copy_from_slice(&version.to_le_bytes());
+        let crc = crc32fast::hash(&copy[12..]);
+        copy[8..12].copy_from_slice(&crc.to_le_bytes());
+    }
     fs::write(path, bytes).unwrap();
 }
 
@@ -217,12 +223,12 @@ fn a_newer_format_is_refused_by_its_name_and_left_as_it_is() {
     let segments = segment_files(&home.log());
     let meta = home.log().join("annals.meta");
     let active = segments.last().unwrap();
-    for (file, len) in [(&meta, 64), (active, 4096)] {
+    for (file, header) in [(&meta, META), (active, SEGMENT)] {
         let good = fs::read(file).unwrap();
-        set_version(file, len, 1);
-        assert_eq!(fs::read(file).unwrap(), good, "the test knows the checksum");
+        set_version(file, header, 1);
+        assert!(fs::read(file).unwrap() == good, "the test knows the checksum");
         for version in [2, 77, u32::MAX] {
-            set_version(file, len, version);
+            set_version(file, header, version);
             let before = contents(&home.log());
             match refused(&home.log(), small()) {
                 Error::UnsupportedFormat { path, found, supported } => {
@@ -235,7 +241,7 @@ fn a_newer_format_is_refused_by_its_name_and_left_as_it_is() {
         fs::write(file, good).unwrap();
     }
     // A sealed one is met when it is read.
-    set_version(&segments[0], 4096, 2);
+    set_version(&segments[0], SEGMENT, 2);
     let log = home.open(small());
     let first = log.read_all(annals::Read::forward()).unwrap().next().unwrap();
     assert!(
@@ -243,7 +249,7 @@ fn a_newer_format_is_refused_by_its_name_and_left_as_it_is() {
         "{first:?}"
     );
     log.close().unwrap();
-    set_version(&segments[0], 4096, 1);
+    set_version(&segments[0], SEGMENT, 1);
     assert_eq!(check_whole(&home.open(small())).len(), 60);
 }
 
