@@ -98,7 +98,8 @@ opened by another process: without creating what is missing, where the store has
 error, again behind it, where there is a call for that. What is served is compared byte by byte with what was sent.
 
 **The damage** is placed by searching the files for the bytes of an event, so that it is the same for all. Stores that copy on
-write have older copies of an event beside the live one; up to four copies are damaged, each by itself. Every case is one damage to a fresh copy.
+write have older copies of an event beside the live one; up to four copies are damaged, each by itself. Every case is one damage to a fresh copy. Stores that work in the
+background (fjall) leave other files in another run: their counts vary.
 
 **The words**, from best to worst; a cell counts the cases and gives the most events that were lost:
 
