@@ -287,7 +287,7 @@ impl Choice {
             Keep::Nothing => false,
             Keep::Everything | Keep::NoData => true,
             // Mostly there: a store whose folder is not there is no test of the rest.
-            Keep::Some(_) => self.draw() % 4 != 0,
+            Keep::Some(_) => !self.draw().is_multiple_of(4),
         }
     }
 
@@ -295,7 +295,7 @@ impl Choice {
         match self.keep {
             Keep::Nothing | Keep::NoData => false,
             Keep::Everything => true,
-            Keep::Some(_) => self.draw() % 2 == 0,
+            Keep::Some(_) => self.draw().is_multiple_of(2),
         }
     }
 
@@ -303,7 +303,7 @@ impl Choice {
         match self.keep {
             Keep::Nothing => false,
             Keep::Everything | Keep::NoData => true,
-            Keep::Some(_) => self.draw() % 2 == 0,
+            Keep::Some(_) => self.draw().is_multiple_of(2),
         }
     }
 

@@ -13,7 +13,7 @@ pub(crate) const SEGMENT_BYTES: u64 = 16 * 1024;
 
 /// The bytes of event `n` (1, 2, 3 …): noise that nothing compresses and that no other event has.
 pub(crate) fn payload(n: u64) -> Vec<u8> {
-    let bytes = if n % 10 == 0 { LARGE_BYTES } else { EVENT_BYTES };
+    let bytes = if n.is_multiple_of(10) { LARGE_BYTES } else { EVENT_BYTES };
     // splitmix64
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x616e_6e61_6c73;
     let mut out = Vec::with_capacity(bytes);

@@ -49,10 +49,13 @@ pub(crate) struct Kind {
     /// What its documentation says of all this.
     pub(crate) documented: &'static str,
     /// Opens what is there; with `true`, creates it if nothing is. Some stores know no open that does not create.
-    pub(crate) open: fn(&Path, bool) -> Result<Box<dyn Store>, String>,
+    pub(crate) open: Open,
     /// Its own check of everything, to be asked for: `Ok` with what it said when all is well.
     pub(crate) check: Option<Check>,
 }
+
+/// Opens a store, and creates it if the second argument says so.
+pub(crate) type Open = fn(&Path, bool) -> Result<Box<dyn Store>, String>;
 
 /// What the check is called, and the check.
 pub(crate) type Check = (&'static str, fn(&Path) -> Result<(), String>);
