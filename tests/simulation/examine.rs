@@ -86,7 +86,7 @@ impl Examiner {
                 self.recovery_cut(found, before, options, os_kept)
             }
             // A tail in doubt is kept aside, for which there has to be space.
-            7 if !self.garbled => self.without_space(found, state, options),
+            7 if !self.garbled && !self.shape.faults => self.without_space(found, state, options),
             8 | 9 => self.rotten(state, options),
             _ => Ok(()),
         }
@@ -112,7 +112,7 @@ impl Examiner {
             .map_err(|error| broken!(LEGAL_CRASH_NEVER_REFUSED, "open is refused: {error:?}"))?;
         ensure!(
             LEGAL_CRASH_NEVER_REFUSED,
-            self.garbled || log.recovery().verdict != Verdict::AmbiguousLastGroup,
+            self.garbled || self.shape.faults || log.recovery().verdict != Verdict::AmbiguousLastGroup,
             "a legal crash leaves no doubt: {:?}",
             log.recovery()
         );

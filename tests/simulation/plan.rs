@@ -22,7 +22,7 @@ pub(crate) struct Shape {
     pub(crate) durability: Durability,
     /// Whether some batches, and some lives, ask for the other durability.
     pub(crate) mixed: bool,
-    /// Whether there are lives in which calls fail.
+    /// Whether there are lives in which calls fail. A short write may end within a sector, and a power cut then leaves the end in doubt.
     pub(crate) faults: bool,
 }
 

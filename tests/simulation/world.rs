@@ -285,7 +285,7 @@ impl Shared {
     fn opened(&self, log: Log) -> Checked<After> {
         ensure!(
             LEGAL_CRASH_NEVER_REFUSED,
-            log.recovery().verdict != Verdict::AmbiguousLastGroup,
+            self.shape.faults || log.recovery().verdict != Verdict::AmbiguousLastGroup,
             "a legal crash leaves no doubt: {:?}",
             log.recovery()
         );
