@@ -58,6 +58,8 @@ struct Inner {
     turns: u64,
     /// Whether calls may fail because of the disk.
     faulty: bool,
+    /// Whether they may because there is no space.
+    full: bool,
     closing: bool,
     /// What a turn found to be wrong.
     broken: Option<Broken>,
@@ -95,6 +97,7 @@ impl World {
             depth: 0,
             turns: TURNS_MAX,
             faulty: false,
+            full: false,
             closing: false,
             broken: None,
         };
@@ -194,7 +197,10 @@ impl Shared {
         disk.unwatch();
         disk.clear_faults();
         disk.set_space(None);
-        self.inner.lock().faulty = false;
+        {
+            let mut inner = self.inner.lock();
+            (inner.faulty, inner.full) = (false, false);
+        }
         {
             let mut inner = self.inner.lock();
             inner.examiner.stats.disk_operations += disk.ops();
@@ -233,10 +239,10 @@ impl Shared {
         let mut inner = self.inner.lock();
         let Some(full_from) = inner.life.full_from else { return };
         if step == full_from {
-            inner.faulty = true;
+            inner.full = true;
             inner.disk.set_space(Some(0));
         } else if step == full_from + FULL_STEPS {
-            inner.faulty = inner.life.fault_one_in > 0;
+            inner.full = false;
             inner.disk.set_space(None);
         }
     }
@@ -275,7 +281,7 @@ impl Shared {
                     return self.opened(log);
                 }
                 Err(_) if !disk.has_power() => return Ok(After::NoPower),
-                Err(Error::Io { .. }) if self.inner.lock().faulty => {}
+                Err(Error::Io { .. }) if self.inner.lock().may_fail() && attempt <= OPENS_MAX => {}
                 Err(error) => return Err(broken!(LEGAL_CRASH_NEVER_REFUSED, "open is refused: {error:?}")),
             }
         }
@@ -333,7 +339,7 @@ impl Shared {
                 Ok(After::GoOn)
             }
             Err(_) if !inner.disk.has_power() => Ok(After::NoPower),
-            Err(Error::Poisoned { .. } | Error::Io { .. }) if inner.faulty => Ok(After::GoOn),
+            Err(Error::Poisoned { .. } | Error::Io { .. }) if inner.may_fail() => Ok(After::GoOn),
             Err(error) => Err(answer(&error)),
         }
     }
@@ -562,7 +568,11 @@ impl Shared {
     /// With a disk that works again, the handle does too.
     fn probe(&self, disk: &SimDisk) -> Checked<After> {
         disk.set_space(None);
-        self.inner.lock().life.full_from = None;
+        {
+            let mut inner = self.inner.lock();
+            inner.full = false;
+            inner.life.full_from = None;
+        }
         self.faults(false);
         self.append(2)?;
         let trouble = {
@@ -654,7 +664,7 @@ impl Shared {
 impl Inner {
     /// Whether a call may fail because of the disk.
     fn may_fail(&self) -> bool {
-        self.faulty || !self.disk.has_power()
+        self.faulty || self.full || !self.disk.has_power()
     }
 
     /// Notes the answers that are there by now.
