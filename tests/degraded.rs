@@ -100,7 +100,7 @@ fn check(log: &Log, sample: &Sample, disk: &SimDisk) -> BTreeMap<u64, Stored> {
 /// Checks every stream, and appends to it.
 fn check_streams(log: &Log, sample: &Sample, events: &BTreeMap<u64, Stored>) {
     // The end of the newest segment reads as if it had never been written, or as a write that did not finish: nothing says that there was more
-    // (docs/durability.md, section 6).
+    // (docs/durability.md, section 7).
     let cut = log.last_position().get() < *sample.events.keys().last().unwrap();
     let streams: BTreeSet<&String> = sample.events.values().map(|(stream, ..)| stream).collect();
     for stream in streams {

@@ -226,7 +226,7 @@ impl Examiner {
     fn rotten(&mut self, State { disk, log, found }: State, options: &Options) -> Checked {
         let disk = disk.crash_with(CrashMode::DropAll);
         drop(log);
-        // A payload of zeros in the last group may look like a torn write; docs/durability.md, section 6.
+        // A payload of zeros in the last group may look like a torn write; docs/durability.md, section 7.
         if self.shape.zeros {
             return Ok(());
         }
