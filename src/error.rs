@@ -82,8 +82,9 @@ pub enum Error {
         /// The highest that is supported.
         supported: u32,
     },
-    /// Bytes that had been synced are no longer what they were, or files are missing: verify, then restore.
-    /// Nothing was changed on disk.
+    /// Bytes that had been synced are no longer what they were, or files are missing: [`verify`](crate::verify()), then restore a backup, or
+    /// [`repair`](crate::repair()) a copy. What is whole can be read with [`OpenMode::Degraded`](crate::OpenMode::Degraded). Nothing was
+    /// changed on disk.
     #[error("damaged: {report}")]
     Damaged {
         /// What is damaged, and what that cost.

@@ -31,13 +31,18 @@
 //!   is checked each time it is read.
 //! - After a crash, [`Log::open`] cuts off what was not finished, says so in its [`RecoveryReport`], and refuses to go on,
 //!   with [`Error::Damaged`], if it finds that bytes that had been synced are not what they were. It looks at the end of the log
-//!   only; damage in older segments is found when they are read, or by [`verify()`].
+//!   only; damage in older segments is found when they are read, by [`verify()`], or by scrubbing
+//!   ([`Options::scrub_bytes_per_second`]).
+//! - A damaged log can be opened with [`OpenMode::Degraded`], which serves what is whole and says what is not, and made whole again,
+//!   without what was lost, by [`repair()`].
 //!
 //! `docs/durability.md` says what these rest on, `docs/format.md` what the bytes are, `docs/architecture.md` how the parts fit.
 //!
 //! # The parts
 //! [`Log`] is the handle. [`NewEvent`] and [`Batch`] go in, [`Ticket`] stands for an append under way; [`Read`] asks for [`Events`],
-//! each an [`Event`] or an [`EventRef`]; [`Subscription`] follows the log; [`Snapshot`] shortens replays; [`verify()`] reads every byte.
+//! each an [`Event`] or an [`EventRef`]; [`Subscription`] follows the log; [`Snapshot`] shortens replays; [`verify()`] reads every byte;
+//! [`repair()`] mends, and [`Loss`] is what that could not bring back. [`OpenMode::ReadOnly`] is for other processes. A log can lie on
+//! any [`storage`]. With the feature `sim` there is a module of that name: a disk in memory that loses what was not synced, for tests.
 
 mod append;
 mod environment;

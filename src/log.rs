@@ -100,14 +100,15 @@ impl Log {
     /// Opens the log in the directory `path`, and creates it if there is none (see [`Options::create`]).
     ///
     /// Recovers it first: what a crash left unfinished at its end is cut off, and [`Log::recovery`] says so. The time this takes is
-    /// bounded by the size of a segment, not by that of the log.
+    /// bounded by the size of a segment, not by that of the log; with [`OpenMode::Degraded`], all of the log is read. With
+    /// [`OpenMode::ReadOnly`] nothing is created, locked or cut off.
     ///
     /// # Durability
     /// Everything that is shown after an open is durable, whatever became of earlier syncs.
     ///
     /// # Errors
-    /// [`Error::Locked`] at once if the log is open elsewhere; [`Error::Damaged`] if acknowledged events are lost, in which case
-    /// nothing has been changed; [`Error::NotALog`] if the directory is something else; [`Error::UnsupportedFormat`] if it was
+    /// [`Error::Locked`] at once if the log is open for writing elsewhere; [`Error::Damaged`] if bytes at the end of the log that had been
+    /// synced are not what they were, in which case nothing has been changed; [`Error::NotALog`] if the directory is something else; [`Error::UnsupportedFormat`] if it was
     /// written by a newer release; [`Error::InvalidArgument`] for options out of bounds; [`Error::Io`].
     ///
     /// # Examples
@@ -341,6 +342,7 @@ impl Log {
     /// # Errors
     /// [`Error::WrongExpectedVersion`] if the stream is not at `expected`; [`Error::InvalidArgument`], [`Error::TooLarge`]
     /// for events that cannot be; [`Error::Io`] if the disk is full or fails, after which appends may work again;
+    /// [`Error::Damaged`] if what says where the stream ends is damaged, or its last events may be lost; [`Error::ReadOnly`],
     /// [`Error::Poisoned`], [`Error::Closed`].
     ///
     /// # Examples

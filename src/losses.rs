@@ -31,7 +31,8 @@ pub struct Loss {
     pub streams: Vec<LostVersions>,
     /// Whether [`Loss::streams`] is all there is to it. If not, any stream without an event after these positions may have lost some.
     pub complete: bool,
-    /// When a repair took note of it; `None` in a log that was opened degraded, and where there was no room to say.
+    /// When a repair took note of it; `None` where none has yet (in a log that was opened degraded, in what a dry run says), and where there
+    /// was no room to say.
     pub repaired_at: Option<Timestamp>,
     /// What is wrong there.
     pub what: String,

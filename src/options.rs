@@ -27,8 +27,8 @@ pub enum OpenMode {
     /// nothing: it works on a read-only file system and without the permission to write. What is unfinished or in doubt at the
     /// end of the log stays as it is and is not shown.
     ///
-    /// While a process writes to the log, only what the log itself says is durable is shown, which is at most the last group
-    /// less than there is; otherwise, everything that is whole. [`Log::refresh`](crate::Log::refresh) looks again. Calls that
+    /// While a process writes to the log, only what the log itself says is durable is shown: all but the last group, or with
+    /// [`Durability::Os`] what the last sync covered; otherwise, everything that is whole. [`Log::refresh`](crate::Log::refresh) looks again. Calls that
     /// would change the log answer [`Error::ReadOnly`].
     ReadOnly,
     /// As [`OpenMode::ReadWrite`], for a log that is damaged: it shows everything that is whole, and goes on for the streams that lost

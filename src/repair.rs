@@ -28,7 +28,7 @@ use crate::types::{Position, Timestamp};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RepairOptions {
-    /// Whether only to say what would be done; default false.
+    /// Whether only to say what would be done; default false. A dry run takes the lock, too, and makes its file if it is missing.
     pub dry_run: bool,
 }
 
@@ -65,7 +65,8 @@ pub struct RepairReport {
     pub time: Timestamp,
     /// What was done, in this order; empty if nothing was damaged.
     pub steps: Vec<RepairStep>,
-    /// The events that were lost, where that was found this time; without those that earlier repairs took note of.
+    /// The events that were lost, where that was found this time; without those that earlier repairs took note of, which
+    /// [`Log::losses`](crate::Log::losses) has.
     pub losses: Vec<Loss>,
     /// Where this report is, as text; `None` if nothing was done.
     pub path: Option<PathBuf>,
@@ -92,17 +93,17 @@ pub struct RepairStep {
 ///
 /// Events that are whole stay where they are, with their positions and versions. Bytes that are damaged are copied to `quarantine/` before others
 /// take their place; nothing there is ever removed. Positions of lost events are not given again; where nobody knows how many events a
-/// missing newest segment had, as many are passed over as it can have had. A log with which nothing is wrong is not changed. It may
-/// be interrupted, and repeated.
+/// missing newest segment had, as many are passed over as it can have had. A log with which nothing is wrong is not changed, nor are an
+/// ambiguous last group, which an open deals with, and wrong indexes and snapshots, which may be removed. It may be interrupted, and repeated.
 ///
-/// Copy the directory first, if you can: a repair is for when there is no backup to restore.
+/// Copy the directory first, if you can: a repair is for when there is no backup to restore. Close whatever has the log open for reading.
 ///
 /// # Durability
 /// Everything that was done is durable when this returns.
 ///
 /// # Errors
-/// [`Error::Locked`] if the log is open; [`Error::Damaged`] for what it cannot mend: a log of whose segments none has a header that can be read and which
-/// has no `annals.meta`, segments that overlap; [`Error::NotALog`], [`Error::UnsupportedFormat`], [`Error::Io`].
+/// [`Error::Locked`] if the log is open for writing; [`Error::Damaged`] for what it cannot mend: segments that overlap, and a log without
+/// `annals.meta` none of whose segments has a header that can be read; [`Error::NotALog`], [`Error::UnsupportedFormat`], [`Error::Io`].
 ///
 /// # Examples
 /// ```

@@ -105,12 +105,13 @@ pub struct VerifyReport {
     /// Where events were lost, and a repair has put a record in their place that says so. It takes nothing from
     /// [`VerifyReport::is_whole`].
     pub repaired: Vec<Damage>,
-    /// Files in `quarantine/`: what recoveries, and repairs, took out of the log and kept.
+    /// Files in `quarantine/`: what recoveries and repairs took out of the log and kept, and reports of repairs.
     pub quarantined_files: u64,
 }
 
 impl VerifyReport {
-    /// Whether everything is as it was written. A torn tail is: a crash may leave one.
+    /// Whether everything is as it was written. A torn tail is: a crash may leave one. An ambiguous last group is not, and so is no damage that
+    /// costs no event.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.damages.is_empty()

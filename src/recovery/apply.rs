@@ -40,6 +40,8 @@ use crate::storage::{
 use crate::types::{Position, Timestamp};
 
 /// What an open found at the end of the log, and what it did about it.
+///
+/// With [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly) it did nothing: what is called cut off here is there still, and not shown.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RecoveryReport {
@@ -57,8 +59,8 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// How long the open took.
     pub elapsed: Duration,
-    /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`]: the disk is full, so they are
-    /// where they were and not shown, and appends answer [`Error::Io`] until the log is opened with some space.
+    /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for writing: the
+    /// disk is full, so they are where they were and not shown, and appends answer [`Error::Io`] until the log is opened with some space.
     pub quarantined: Option<PathBuf>,
 }
 

@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// streams are escaped alike, control characters included. The log is only read, beside a writer
 /// too: then its last events show once the writer has said that they are durable, with the next
 /// append or about 200 ms later. What is not whole at the end of the log is not shown, and that is
-/// said on standard error.
+/// said on standard error. At the first damaged place it ends, with status 3; --from, --reverse and
+/// --stream get at what lies elsewhere.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.

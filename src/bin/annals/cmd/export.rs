@@ -20,7 +20,8 @@ const STEP: u64 = 4096;
 /// Data and metadata stand under `data` and `metadata` as JSON values if their bytes are a JSON text
 /// on one line (to the letter, spacing and all), else under `data_text` and `metadata_text` if they are
 /// UTF-8, else under `data_base64` and `metadata_base64`. Importing gives the same bytes again.
-/// The log is only read, beside a writer too.
+/// The log is only read, beside a writer too. What is not whole at its end is not shown, and that is said on standard error. At the
+/// first damaged place it ends, with status 3.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.

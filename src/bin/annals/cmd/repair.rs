@@ -1,4 +1,17 @@
 //! `annals repair`: makes a damaged log whole again, without what was lost, and says what that is.
+//!
+//! The object that `--json` prints, and the report in `quarantine/` has, has these fields:
+//!
+//! | field | type | meaning |
+//! |---|---|---|
+//! | `dry_run` | bool | nothing was changed |
+//! | `time` | number | when, in microseconds since 1970 |
+//! | `steps` | array | what was done, or would be: `path`, `offset`, `len` (bytes), `what` was wrong, `quarantined` (path, or null) |
+//! | `losses` | array | events that were lost, as below; `stat --json` has the same |
+//! | `report` | string or null | path of the report, as text |
+//!
+//! A loss: `path`, `offset`, `positions` (`[first, last]`, or null), `exact` (false: at most these positions), `streams` (`stream` and
+//! `versions`, `[first, last]`), `complete` (false: other streams may have lost events), `repaired_at` (microseconds, or null), `what`.
 
 use std::path::PathBuf;
 
@@ -12,7 +25,8 @@ use crate::progress;
 /// Make a damaged log whole again, without what was lost, and say what that is.
 ///
 /// Copy the directory first. Damaged bytes are copied to quarantine/ before others take their place, and a report is written there, as text and as
-/// JSON. Events that are whole keep their positions and versions. A log with which nothing is wrong is not changed.
+/// JSON. Events that are whole keep their positions and versions. A log with which nothing is wrong is not changed. Close it first, readers
+/// too. The exit status is 0 if all damage is mended, or with --dry-run would be, whatever is lost; 3 if it cannot be.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.

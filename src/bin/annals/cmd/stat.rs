@@ -13,7 +13,8 @@ use crate::output::Output;
 
 /// Print counts, sizes, first and last time, and what is found at the end of the log.
 ///
-/// The log is only read, beside a writer too. What is called cut off is not shown; an open for writing cuts it off.
+/// The log is only read, beside a writer too. What is called cut off is not shown; an open for writing cuts it off. What was lost before
+/// a repair is listed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.

@@ -30,7 +30,7 @@ use crate::progress;
 /// Read every byte of the log and say what is whole and what is not.
 ///
 /// Takes no lock and changes nothing; a writer may be at work. The exit status is 0 only if everything is whole, indexes and snapshots
-/// included, and 3 if anything is not; 1 if nothing is known to be damaged, but not all could be read. Indexes and snapshots are
+/// included, and 3 if anything is not, be it a last group in doubt; 1 if nothing is known to be damaged, but not all could be read. Indexes and snapshots are
 /// derived: events are not lost with them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
