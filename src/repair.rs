@@ -102,8 +102,8 @@ pub struct RepairStep {
 /// Everything that was done is durable when this returns.
 ///
 /// # Errors
-/// [`Error::Locked`] if the log is open for writing; [`Error::Damaged`] for what it cannot mend: segments that overlap, and a log without
-/// `annals.meta` none of whose segments has a header that can be read; [`Error::NotALog`], [`Error::UnsupportedFormat`], [`Error::Io`].
+/// [`Error::Locked`] if the log is open for writing; [`Error::Damaged`] for what it cannot mend: segments that overlap, a log without
+/// the folder of segments, and one without `annals.meta` none of whose segments has a header that can be read; [`Error::NotALog`], [`Error::UnsupportedFormat`], [`Error::Io`].
 ///
 /// # Examples
 /// ```
