@@ -90,7 +90,8 @@ pub enum Error {
         /// What is damaged, and what that cost.
         report: Arc<DamageReport>,
     },
-    /// A sync failed earlier, so nothing more can be promised through this handle: open the log again.
+    /// A sync, or a write that could not be taken back, failed earlier, or a storage panicked, so nothing more can be promised through this
+    /// handle: open the log again.
     /// The fate of appends that ended with this error is known only after that.
     #[error("the log is poisoned by an earlier failure, open it again: {reason}")]
     Poisoned {
