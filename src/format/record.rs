@@ -370,6 +370,10 @@ impl<'a> LostRef<'a> {
 
     fn decode(header: &[u8], body: &'a [u8], position: Position, timestamp: Timestamp) -> Result<Self, RecordError> {
         use RecordError::Invalid;
+        // It fills its place to the last byte: what is not the time or the list of one that has them would be read as either.
+        if !(RECORD_HEADER_BYTES + body.len()).is_multiple_of(ALIGNMENT) {
+            return Err(Invalid("lost record that does not fill its place"));
+        }
         let first = Position::new(LittleEndian::read_u64(&header[16..]));
         if first == Position::START || first.get() > position.get() + 1 {
             return Err(Invalid("lost record with positions out of bounds"));

@@ -232,6 +232,12 @@ pub(crate) fn recover_degraded(
 pub(crate) fn create_segment(dir: &dyn Dir, header: &SegmentHeader) -> Result<()> {
     let name = names::segment(header.first_position);
     let path = dir.path().join(&name);
+    match dir.len_of(&name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        // A rename would replace it.
+        Ok(_) => return Err(damaged(path, 0, None, "segment in the place of the one to be made")),
+        Err(e) => return Err(Error::io(path, "looking for a segment", e)),
+    }
     let prepared =
         prepare::allocate(dir, names::NEXT_UNFINISHED, header.segment_bytes.into()).at(&path, "creating a segment")?;
     write_all_at(&*prepared.file, &header.encode()[..], 0)

@@ -352,8 +352,17 @@ impl Mender<'_> {
                 Tail::Damaged { last_durable, .. } => last_durable.max(salvaged.claimed),
                 _ => scan.last_position,
             };
-            // Of a file that was cut short nobody knows how many events are gone with its end.
-            let most = said.get() + ((len - file_len.min(len)) / EVENT_BYTES_MIN) as u64;
+            // Of a file that was cut short nobody knows how many events are gone with its end: at most as many as fit behind what is
+            // whole, or as a header there speaks of. A segment that goes on nowhere else had one at least: its successor needs a name.
+            let most = if is_short {
+                let room = (len - scan.end.min(len)) / EVENT_BYTES_MIN;
+                said.max(salvaged.claimed)
+                    .get()
+                    .max(scan.last_position.get() + room as u64)
+            } else {
+                said.get()
+            };
+            let most = most.max(found.first.get());
             let last = match upper {
                 Some(upper) => Position::new(upper.get() - 1),
                 None => Position::new(most),
@@ -367,7 +376,7 @@ impl Mender<'_> {
             let (exact, what) = match scan.tail {
                 _ if is_short => (last.get() != most, "segment file that ends early"),
                 Tail::Damaged { last_durable, what, .. } => (upper.is_some() || last == last_durable, what),
-                _ if last >= first => (true, "the end of the segment is missing"),
+                _ if last >= first => (upper.is_some(), "the end of the segment is missing"),
                 _ => (true, "segment that does not end with its seal"),
             };
             let events = events_in(&bytes, &header, (offset, garbage), (first, last), [salvaged.generation]);
