@@ -252,61 +252,47 @@ impl Log {
             environment.clone(),
         ));
         let scrubbing = ScrubThread::start(&scrubber, &options, &environment);
-        if let Some(error) = recovered.no_appends {
-            return Ok(Self(Arc::new(Handle {
-                root,
-                environment,
-                segments,
-                watermark,
-                access: Access::NoAppends(error),
-                snapshots,
-                scrubber,
-                report,
-                degraded,
-                closed: AtomicBool::new(false),
-                state: Mutex::new(State::Open {
-                    crew: None,
-                    scrubbing,
-                    lock: Some(lock),
-                }),
-            })));
-        }
-        let name = names::segment(active.header.first_position);
-        let direct = Appender::open_direct(&*dir, &options, &name);
-        let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
-            .at(&dir.path().join(name), "taking memory for a page")?;
-        let recovered = Recovered {
-            active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),
-            writer,
-            log_id: recovered.log_id,
-            generation,
-            last_position: report.last_position,
-            last_timestamp: recovered.last_timestamp,
-            unmarked: !recovered.is_marked,
-        };
-        let appender = Arc::new(Appender::new(
-            dir,
-            options,
-            environment.clone(),
-            Arc::clone(&segments),
-            Arc::clone(&watermark),
-            recovered,
-        ));
-        let crew = if environment.threads {
-            let crew = Crew::start(&appender).at(root.path(), "starting a thread")?;
-            appender.maintain(Work::Prepare);
-            appender.maintain(Work::MakeIndexes);
-            appender.maintain(Work::MarkWhenIdle);
-            Some(crew)
+        let (access, crew) = if let Some(error) = recovered.no_appends {
+            (Access::NoAppends(error), None)
         } else {
-            None
+            let name = names::segment(active.header.first_position);
+            let direct = Appender::open_direct(&*dir, &options, &name);
+            let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
+                .at(&dir.path().join(name), "taking memory for a page")?;
+            let recovered = Recovered {
+                active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),
+                writer,
+                log_id: recovered.log_id,
+                generation,
+                last_position: report.last_position,
+                last_timestamp: recovered.last_timestamp,
+                unmarked: !recovered.is_marked,
+            };
+            let appender = Arc::new(Appender::new(
+                dir,
+                options,
+                environment.clone(),
+                Arc::clone(&segments),
+                Arc::clone(&watermark),
+                recovered,
+            ));
+            let crew = if environment.threads {
+                let crew = Crew::start(&appender).at(root.path(), "starting a thread")?;
+                appender.maintain(Work::Prepare);
+                appender.maintain(Work::MakeIndexes);
+                appender.maintain(Work::MarkWhenIdle);
+                Some(crew)
+            } else {
+                None
+            };
+            (Access::ReadWrite(appender), crew)
         };
         Ok(Self(Arc::new(Handle {
             root,
             environment,
             segments,
             watermark,
-            access: Access::ReadWrite(appender),
+            access,
             snapshots,
             scrubber,
             report,

@@ -864,10 +864,7 @@ fn quarantine(
 
 /// Keeps `bytes` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
 pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes: &[u8]) -> Result<PathBuf> {
-    let dir = root
-        .subdir(names::QUARANTINE, true)
-        .at(root.path(), "creating the folder quarantine")?;
-    root.sync().at(root.path(), "syncing the directory")?;
+    let dir = quarantine_folder(root)?;
     let mut attempt = 0;
     loop {
         let name = name(attempt);
@@ -889,14 +886,33 @@ pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes
             }
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
-                write_all_at(&*file, bytes, 0)
-                    .and_then(|()| file.sync_data())
-                    .and_then(|()| dir.sync())
-                    .at(&path, "writing a file in quarantine")?;
+                fill_in_quarantine(&*dir, &name, file, bytes).at(&path, "writing a file in quarantine")?;
                 return Ok(path);
             }
         }
     }
+}
+
+/// The folder `quarantine/`, its name durable.
+fn quarantine_folder(root: &Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
+    let dir = root
+        .subdir(names::QUARANTINE, true)
+        .at(root.path(), "creating the folder quarantine")?;
+    root.sync().at(root.path(), "syncing the directory")?;
+    Ok(dir)
+}
+
+/// Writes `bytes` to `file`, which was just created as `name`, durably.
+fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, bytes: &[u8]) -> io::Result<()> {
+    let written = write_all_at(&*file, bytes, 0)
+        .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
+        .and_then(|()| dir.sync());
+    if written.is_err() {
+        // Half of it is of no use, and takes space. If it stays, the next one has another name.
+        drop(file);
+        drop(dir.remove(name));
+    }
+    written
 }
 
 /// Whether `file` has just these bytes.
@@ -910,10 +926,7 @@ fn is_same(file: &dyn File, bytes: &[u8]) -> io::Result<bool> {
 }
 
 fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
-    let dir = root
-        .subdir(names::QUARANTINE, true)
-        .at(root.path(), "creating the folder quarantine")?;
-    root.sync().at(root.path(), "syncing the directory")?;
+    let dir = quarantine_folder(root)?;
     let mut attempt = 0;
     loop {
         let name = names::quarantined_tail(first, offset, attempt);
@@ -922,15 +935,8 @@ fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes:
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
-                let written = write_all_at(&*file, bytes, 0)
-                    .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
-                    .and_then(|()| dir.sync());
-                if written.is_err() {
-                    // Half of it is of no use, and takes space. If it stays, the next one has another name.
-                    drop(file);
-                    drop(dir.remove(&name));
-                }
-                return written.at(&path, "writing a file in quarantine").map(|()| path);
+                fill_in_quarantine(&*dir, &name, file, bytes).at(&path, "writing a file in quarantine")?;
+                return Ok(path);
             }
         }
     }
