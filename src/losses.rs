@@ -48,6 +48,9 @@ pub struct LostVersions {
     pub first: Version,
     /// The last one.
     pub last: Version,
+    /// Whether they were lost just there. Otherwise events were lost in several places of the file between two events of the stream, and
+    /// these versions in this place or in others of those.
+    pub exact: bool,
 }
 
 impl LostVersions {
@@ -58,7 +61,12 @@ impl LostVersions {
 
 impl From<(String, Version, Version)> for LostVersions {
     fn from((stream, first, last): (String, Version, Version)) -> Self {
-        Self { stream, first, last }
+        Self {
+            stream,
+            first,
+            last,
+            exact: true,
+        }
     }
 }
 
@@ -72,9 +80,10 @@ impl fmt::Display for Loss {
         let most = if self.exact { "" } else { " at most" };
         writeln!(f, "lost: positions {first} to {last}{most}: {place}")?;
         for lost in &self.streams {
+            let or_near = if lost.exact { "" } else { ", here or near by" };
             writeln!(
                 f,
-                "  stream {:?}: versions {} to {}",
+                "  stream {:?}: versions {} to {}{or_near}",
                 lost.stream, lost.first, lost.last
             )?;
         }
@@ -103,16 +112,23 @@ fn losses_of(segment: &Segment, losses: &mut Vec<Loss>) -> Result<()> {
 
 /// Those that `index` has, of the segment that is the file `path`.
 pub(crate) fn losses_in(path: &Path, index: &ActiveIndex, losses: &mut Vec<Loss>) {
-    for (i, span) in index.losses().iter().enumerate() {
+    let mut streams: Vec<Vec<LostVersions>> = vec![Vec::new(); index.losses().len()];
+    for (stream, run) in index.lost() {
+        streams[run.loss].push(LostVersions {
+            stream: stream.to_owned(),
+            first: run.first,
+            last: run.last,
+            exact: run.exact,
+        });
+    }
+    for (span, mut streams) in index.losses().iter().zip(streams) {
         if span.count() == 0 {
             continue;
         }
-        let mut streams: Vec<LostVersions> = index
-            .lost_in(i)
-            .map(|(stream, first, last)| (stream.to_owned(), first, last).into())
-            .collect();
         streams.sort_unstable_by(|a, b| (&a.stream, a.first).cmp(&(&b.stream, b.first)));
-        let named: u64 = streams.iter().map(LostVersions::count).sum();
+        // What may have been lost elsewhere proves nothing about this place.
+        let exact = streams.iter().filter(|lost| lost.exact);
+        let named: u64 = exact.map(LostVersions::count).sum();
         losses.push(Loss {
             path: path.to_owned(),
             offset: span.offset.into(),

@@ -10,8 +10,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use annals::sim::SimDisk;
-use annals::{Error, ExpectedVersion, Log, NewEvent, Position, Read};
-use common::hurt::{Sample, Stored, damage, degraded, open, options, sample};
+use annals::{Error, ExpectedVersion, Log, Loss, NewEvent, Position, Read};
+use common::hurt::{Sample, Stored, damage, degraded, groups_of, open, options, sample};
 use common::{Rng, effort};
 
 /// What a read of the whole log gives: the events, and the positions that it says are lost.
@@ -68,6 +68,7 @@ fn check(log: &Log, sample: &Sample, disk: &SimDisk) -> BTreeMap<u64, Stored> {
     let told: Vec<_> = log.losses().unwrap().iter().filter_map(|loss| loss.positions).collect();
     let told: Vec<_> = told.iter().map(|(first, last)| (first.get(), last.get())).collect();
     assert_eq!(told, lost, "losses() and a read differ");
+    check_losses(&log.losses().unwrap(), sample, &events);
     let (backward, mut lost_backward) = read_all(log, Read::backward());
     lost_backward.reverse();
     assert_eq!((&backward, &lost_backward), (&events, &lost), "backward");
@@ -95,6 +96,34 @@ fn check(log: &Log, sample: &Sample, disk: &SimDisk) -> BTreeMap<u64, Stored> {
     }
     assert_eq!((seen, holes), (events.len(), lost.len()), "a subscription");
     events
+}
+
+/// Checks what is said of each loss: nothing is missing where it is called complete, and versions were lost just there if it says so.
+fn check_losses(losses: &[Loss], sample: &Sample, events: &BTreeMap<u64, Stored>) {
+    let of = |position: &u64| {
+        sample
+            .events
+            .get(position)
+            .map(|(stream, version, _)| (stream.clone(), *version))
+    };
+    let missing = sample.events.keys().filter(|position| !events.contains_key(position));
+    let missing: BTreeSet<(String, u64)> = missing.filter_map(of).collect();
+    for loss in losses {
+        let Some((first, last)) = loss.positions else { continue };
+        let range = sample
+            .events
+            .range(first.get()..=last.get())
+            .map(|(position, _)| position);
+        let here: BTreeSet<(String, u64)> = range.filter_map(of).collect();
+        let listed = |exact: bool| {
+            let runs = loss.streams.iter().filter(move |lost| lost.exact == exact);
+            runs.flat_map(|lost| (lost.first.get()..=lost.last.get()).map(|version| (lost.stream.clone(), version)))
+                .collect::<BTreeSet<_>>()
+        };
+        assert!(listed(true).is_subset(&here), "not lost there: {loss:?}");
+        assert!(listed(false).is_subset(&missing), "not lost: {loss:?}");
+        assert!(!loss.complete || listed(true) == here, "not complete: {loss:?}");
+    }
 }
 
 /// Checks every stream, and appends to it.
@@ -224,4 +253,71 @@ fn a_new_log_can_be_made() {
     log.append("a", ExpectedVersion::NoStream, &[NewEvent::new("t", "1")])
         .unwrap();
     assert_eq!(log.accept_loss("a").unwrap().get(), 1);
+}
+
+/// A log of one group for each of these, so many events of a stream; every event has `len` bytes.
+fn log_of(groups: &[(&str, usize)], len: usize) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options(), 1).unwrap();
+    for (stream, count) in groups {
+        let data = vec![b'd'; len];
+        log.append(
+            stream,
+            ExpectedVersion::Any,
+            &vec![NewEvent::new("type", &data); *count],
+        )
+        .unwrap();
+    }
+    log.close().unwrap();
+    disk
+}
+
+/// Turns over every byte of the group with the event at `position`, which no other damage lies before: no record in it tells anything.
+fn spoil(disk: &SimDisk, position: u64) {
+    for file in disk.files().iter().filter(|file| file.ends_with(".log")) {
+        let mut bytes = disk.read_file(file).unwrap();
+        for (start, end, positions) in groups_of(&bytes, 8) {
+            if positions.contains(&position) {
+                bytes[start..end].iter_mut().for_each(|byte| *byte ^= 0x55);
+                disk.write_file(file, &bytes).unwrap();
+                return;
+            }
+        }
+    }
+    panic!("no event at {position}");
+}
+
+/// The versions of `stream` that a read of it says are lost.
+fn told(log: &Log, stream: &str, read: Read) -> usize {
+    let items = log.read_stream(stream, read).unwrap();
+    items.filter(|item| matches!(item, Err(Error::Damaged { .. }))).count()
+}
+
+/// Versions of a stream that are missing between two of its events may have been lost in any place between them. Counted for the last one, they
+/// made up for those of another stream there, which was then taken for whole.
+#[test]
+fn versions_that_may_have_been_lost_in_two_places_make_neither_complete() {
+    // Positions: 1; 2 and 3; 4; 5 and 6; 7.
+    let disk = log_of(&[("x", 1), ("x", 2), ("y", 1), ("y", 2), ("x", 1)], 10);
+    spoil(&disk, 5);
+    spoil(&disk, 2);
+    let log = open(&disk, degraded(), 1).unwrap();
+    let mut losses = log.losses().unwrap();
+    losses.retain(|loss| loss.positions.is_some());
+    assert_eq!(losses.len(), 2);
+    assert!(losses.iter().all(|loss| !loss.complete), "{losses:?}");
+    let lost: Vec<_> = losses.iter().flat_map(|loss| &loss.streams).collect();
+    assert_eq!(lost.len(), 1, "versions 2 and 3 of x are told once: {lost:?}");
+    assert!(!lost[0].exact);
+    assert_eq!(
+        (told(&log, "x", Read::forward()), told(&log, "x", Read::backward())),
+        (1, 1)
+    );
+    let event = [NewEvent::new("more", "more")];
+    assert!(
+        log.append("x", ExpectedVersion::Any, &event).is_ok(),
+        "its last event is there"
+    );
+    let refused = log.append("y", ExpectedVersion::Any, &event);
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
 }

@@ -36,6 +36,8 @@ pub(crate) struct LostVersions {
     pub(crate) last: Version,
     /// Which loss took them, of those of the segment.
     pub(crate) loss: usize,
+    /// Whether it was that one for certain; otherwise others lie between the same two events, and some or all may have gone with those.
+    pub(crate) exact: bool,
 }
 
 /// What there is of a stream from one version on.
@@ -66,9 +68,11 @@ impl StreamOffsets {
 
     /// The version of the event number `i`, or the one after the last.
     fn version_at(&self, i: usize) -> u64 {
-        let before = self.lost.iter().take_while(|run| run.before <= i);
-        let lost: u64 = before.map(|run| run.last.get() + 1 - run.first.get()).sum();
-        self.first_version.get() + i as u64 + lost
+        let runs = self.lost.partition_point(|run| run.before <= i);
+        match runs.checked_sub(1).map(|last| self.lost[last]) {
+            None => self.first_version.get() + i as u64,
+            Some(run) => run.last.get() + 1 + (i - run.before) as u64,
+        }
     }
 
     /// Adds the next event, at `offset`.
@@ -77,30 +81,60 @@ impl StreamOffsets {
     }
 
     /// The versions from the next one to `last` were lost, in the loss number `loss` of the segment.
-    fn lose(&mut self, last: Version, loss: usize) {
-        let first = Version::new(self.first_version.get() + self.part().count);
-        if last >= first {
-            self.lost.push(LostVersions {
-                before: self.offsets.len(),
+    fn lose(&mut self, last: Version, loss: usize, exact: bool) {
+        let before = self.offsets.len();
+        let first = Version::new(self.version_at(before));
+        if last < first {
+            return;
+        }
+        match self.lost.last_mut() {
+            Some(run) if (run.before, run.loss, run.exact) == (before, loss, exact) => run.last = last,
+            _ => self.lost.push(LostVersions {
+                before,
                 first,
                 last,
                 loss,
-            });
+                exact,
+            }),
         }
     }
 
-    /// Adds what `later` has, of the same stream in the same segment; versions that are missing between them went with the loss
-    /// number `between`.
-    fn extend(&mut self, later: Self, between: Option<usize>) {
-        if let Some(loss) = between {
-            self.lose(Version::new(later.first_version.get().saturating_sub(1)), loss);
+    /// The stream goes on with `version`, behind `losses`, all of the segment up to there: versions that are missing went with those that lie
+    /// behind what is known of the stream.
+    fn go_on(&mut self, version: Version, losses: &[LossSpan]) {
+        if version.get() <= self.version_at(self.offsets.len()) {
+            return;
+        }
+        let known = match self.lost.last() {
+            // There it may have lost more than is known.
+            Some(run) if run.before == self.offsets.len() => run.loss,
+            _ => losses_before(losses, self.offsets.last().copied()),
+        };
+        let mut between = (known..losses.len()).rev().filter(|&i| losses[i].count() > 0);
+        // What nobody has been told of yet must be told; a loss that a repair took note of is passed over.
+        let news = between.clone().find(|&i| !losses[i].is_repaired());
+        if let Some(last) = between.next() {
+            let exact = between.next().is_none();
+            self.lose(Version::new(version.get() - 1), news.unwrap_or(last), exact);
+        }
+    }
+
+    /// Adds what `later` has, of the same stream in the same segment, whose losses are `losses`.
+    fn extend(&mut self, later: Self, losses: &[LossSpan]) {
+        let before = match later.lost.first() {
+            Some(run) if run.before == 0 => run.loss + 1,
+            _ => losses_before(losses, later.offsets.first().copied()),
+        };
+        self.go_on(later.first_version, &losses[..before.min(losses.len())]);
+        let mut runs = later.lost.into_iter().peekable();
+        while let Some(run) = runs.next_if(|run| run.before == 0) {
+            self.lose(run.last, run.loss, run.exact);
         }
         let before = self.offsets.len();
-        let shifted = |run: LostVersions| LostVersions {
+        self.lost.extend(runs.map(|run| LostVersions {
             before: run.before + before,
             ..run
-        };
-        self.lost.extend(later.lost.into_iter().map(shifted));
+        }));
         self.offsets.extend(later.offsets);
     }
 
@@ -137,6 +171,11 @@ impl StreamOffsets {
             .get(index(low.get())?..index(high.get().checked_add(1)?)?)?;
         Some(Versions::Events(offsets))
     }
+}
+
+/// How many of `losses` lie before `offset`.
+fn losses_before(losses: &[LossSpan], offset: Option<u32>) -> usize {
+    offset.map_or(0, |offset| losses.partition_point(|loss| loss.offset < offset))
 }
 
 impl ActiveIndex {
@@ -210,14 +249,12 @@ impl ActiveIndex {
         }
         let losses = self.losses.len();
         self.losses.extend(later.losses);
-        // What is missing between the two went with the last loss before, if there was one.
-        let between = losses.max(1).min(self.losses.len()).checked_sub(1);
         for (name, mut entry) in later.streams {
             for run in &mut entry.lost {
                 run.loss += losses;
             }
             match self.streams.entry(name) {
-                Entry::Occupied(mut here) => here.get_mut().extend(entry, between),
+                Entry::Occupied(mut here) => here.get_mut().extend(entry, &self.losses),
                 Entry::Vacant(free) => drop(free.insert(entry)),
             }
         }
@@ -241,29 +278,27 @@ impl ActiveIndex {
         self.losses.push(loss);
     }
 
-    /// Versions of `stream` up to `last` were lost in the last loss; from `first` on, if that is the first that is here of it.
+    /// Versions `first` to `last` of `stream` are known to have been lost in the last loss.
     pub(crate) fn lose(&mut self, stream: &str, first: Version, last: Version) {
+        self.go_on(stream, first);
         if let Some(loss) = self.losses.len().checked_sub(1) {
-            self.entry(stream, first, None).0.lose(last, loss);
+            self.entry(stream, first, None).0.lose(last, loss, true);
         }
     }
 
-    /// The first version of `stream` that is missing before its next event, `version`, if something was lost since the one before: then
-    /// these were.
-    pub(crate) fn first_missing(&self, stream: &str, version: Version) -> Option<Version> {
-        let loss = self.losses.last()?;
-        let entry = self.streams.get(stream)?;
-        let next = entry.part().last_version().next();
-        let is_between = entry.offsets.last().is_none_or(|&last| last < loss.offset);
-        (is_between && next < version).then_some(next)
+    /// `stream` goes on with `version`, behind the last loss: versions that are missing before were lost.
+    pub(crate) fn go_on(&mut self, stream: &str, version: Version) {
+        if !self.losses.is_empty()
+            && let Some(entry) = self.streams.get_mut(stream)
+        {
+            entry.go_on(version, &self.losses);
+        }
     }
 
-    /// The versions that were lost in the loss number `loss`.
-    pub(crate) fn lost_in(&self, loss: usize) -> impl Iterator<Item = (&str, Version, Version)> {
-        self.streams.iter().flat_map(move |(name, entry)| {
-            let here = entry.lost.iter().filter(move |run| run.loss == loss);
-            here.map(move |run| (&**name, run.first, run.last))
-        })
+    /// The versions that were lost, in no order.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&str, &LostVersions)> {
+        let streams = self.streams.iter();
+        streams.flat_map(|(name, entry)| entry.lost.iter().map(|run| (&**name, run)))
     }
 
     /// What was lost in the segment, in order.
@@ -295,6 +330,7 @@ impl ActiveIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::UNREPAIRED;
 
     fn v(n: u64) -> Version {
         Version::new(n)
@@ -335,6 +371,7 @@ mod tests {
                 first: v(first),
                 last: v(last),
                 loss,
+                exact: true,
             })
         };
         for (first, last, forward, backward) in [
@@ -363,6 +400,73 @@ mod tests {
         assert_eq!(b.versions(v(2), v(3), true), Some(run(2, 3, 1, 0)));
     }
 
+    /// Between versions 1 and 9 of a stream there are these losses, in which of the stream is known what stands beside them.
+    #[test]
+    fn what_is_missing_belongs_to_one_loss_only_if_no_other_lies_there() {
+        let at = |offset, count, repaired_at| LossSpan {
+            offset,
+            len: 48,
+            first: Position::new(100),
+            last: Position::new(99 + count),
+            exact: true,
+            timestamp: Timestamp::from_micros(0),
+            repaired_at,
+        };
+        let new = Some(UNREPAIRED);
+        let old = Some(Timestamp::from_micros(5));
+        /// How many positions, when it was repaired, and what is known.
+        type Lost = (u64, Option<Timestamp>, Option<(u64, u64)>);
+        type Run = (u64, u64, usize, bool);
+        let cases: [(&[Lost], &[Run]); 9] = [
+            (&[(9, new, None)], &[(2, 8, 0, true)]),
+            (&[(9, new, None), (9, new, None)], &[(2, 8, 1, false)]),
+            // Marks take nothing along.
+            (&[(9, new, None), (0, new, None)], &[(2, 8, 0, true)]),
+            // What a repair took note of does not hide what is new.
+            (&[(9, new, None), (9, old, None)], &[(2, 8, 0, false)]),
+            (&[(9, old, None), (9, old, None)], &[(2, 8, 1, false)]),
+            // What is known of one loss ends what may belong to those before.
+            (
+                &[(9, new, Some((2, 3))), (9, new, None)],
+                &[(2, 3, 0, true), (4, 8, 1, false)],
+            ),
+            (
+                &[(9, new, None), (9, new, Some((4, 8)))],
+                &[(2, 3, 1, false), (4, 8, 1, true)],
+            ),
+            (
+                &[(9, new, None), (9, new, Some((4, 5)))],
+                &[(2, 3, 1, false), (4, 8, 1, true)],
+            ),
+            (&[(9, new, Some((4, 5)))], &[(2, 8, 0, true)]),
+        ];
+        for (losses, expected) in cases {
+            let whole = |split: Option<usize>| {
+                let mut indexes = [ActiveIndex::default(), ActiveIndex::default()];
+                indexes[0].entry("a", v(1), None).0.push(10);
+                for (i, &(count, repaired_at, known)) in losses.iter().enumerate() {
+                    let index = &mut indexes[usize::from(split.is_some_and(|split| i >= split))];
+                    index.add_loss(at(20 + u32::try_from(i).unwrap(), count, repaired_at));
+                    if let Some((first, last)) = known {
+                        index.lose("a", v(first), v(last));
+                    }
+                }
+                let [mut first, mut second] = indexes;
+                let last = if split.is_some() { &mut second } else { &mut first };
+                last.go_on("a", v(9));
+                last.entry("a", v(9), None).0.push(90);
+                if split.is_some() {
+                    first.extend(second);
+                }
+                let run = |(_, run): (&str, &LostVersions)| (run.first.get(), run.last.get(), run.loss, run.exact);
+                first.lost().map(run).collect::<Vec<Run>>()
+            };
+            for split in [None].into_iter().chain((0..=losses.len()).map(Some)) {
+                assert_eq!(whole(split), expected, "{losses:?}, the index in two parts: {split:?}");
+            }
+        }
+    }
+
     #[test]
     fn an_index_is_extended_by_that_of_what_follows() {
         let mut whole = index();
@@ -383,6 +487,7 @@ mod tests {
                 first,
                 last,
                 loss,
+                exact: true,
             };
             let entry = whole.stream(stream).expect("a stream");
             assert_eq!(entry.versions(first, last, false), Some(Versions::Lost(expected)));

@@ -76,6 +76,11 @@ impl LossSpan {
         }
     }
 
+    /// Whether a repair has taken note of it.
+    pub(crate) fn is_repaired(&self) -> bool {
+        self.repaired_at.is_some_and(|time| time != UNREPAIRED)
+    }
+
     /// How many positions were lost, or may have been.
     pub(crate) fn count(&self) -> u64 {
         (self.last.get() + 1).saturating_sub(self.first.get())

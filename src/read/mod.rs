@@ -12,7 +12,7 @@ pub(crate) mod watermark;
 use std::path::PathBuf;
 
 use crate::error::{Damage, Error};
-use crate::index::{LossSpan, UNREPAIRED};
+use crate::index::LossSpan;
 use crate::types::{Position, Timestamp, Version};
 
 /// Events that a read passes over because they were lost.
@@ -29,8 +29,7 @@ pub(crate) struct Lost {
 impl Lost {
     /// Whether anything was lost but a mark, and no repair has taken note of it.
     pub(crate) fn is_news(&self) -> bool {
-        (self.positions.is_some() || self.versions.is_some())
-            && self.span.repaired_at.is_none_or(|time| time == UNREPAIRED)
+        (self.positions.is_some() || self.versions.is_some()) && !self.span.is_repaired()
     }
 
     pub(crate) fn into_error(self) -> Error {

@@ -60,9 +60,7 @@ impl IndexBuilder {
         for event in self.events.drain(..) {
             let (name, rest) = names.split_at(event.name_len);
             names = rest;
-            if let Some(first) = self.index.first_missing(name, event.version) {
-                self.index.lose(name, first, Version::new(event.version.get() - 1));
-            }
+            self.index.go_on(name, event.version);
             let (entry, totals) = self.index.entry(name, event.version, None);
             entry.push(event.offset);
             totals.add(1, event.payload_bytes, event.timestamp);

@@ -76,7 +76,7 @@ pub(crate) fn sample(seed: u64, batches: u64, pad: bool) -> Sample {
 }
 
 /// The groups of a whole segment, as `docs/format.md` has them.
-fn groups_of(bytes: &[u8], align: usize) -> Vec<(usize, usize, Vec<u64>)> {
+pub(crate) fn groups_of(bytes: &[u8], align: usize) -> Vec<(usize, usize, Vec<u64>)> {
     let mut groups = Vec::new();
     let mut end = 4096usize;
     loop {

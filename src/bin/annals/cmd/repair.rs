@@ -11,7 +11,8 @@
 //! | `report` | string or null | path of the report, as text |
 //!
 //! A loss: `path`, `offset`, `positions` (`[first, last]`, or null), `exact` (false: at most these positions), `streams` (`stream` and
-//! `versions`, `[first, last]`), `complete` (false: other streams may have lost events), `repaired_at` (microseconds, or null), `what`.
+//! `versions`, `[first, last]`, and `exact`, false: lost here or in places near by), `complete` (false: other streams may have lost events),
+//! `repaired_at` (microseconds, or null), `what`.
 
 use std::path::PathBuf;
 
@@ -92,7 +93,7 @@ pub(crate) fn loss_as_json(loss: &Loss) -> Value {
     let streams: Vec<Value> = loss
         .streams
         .iter()
-        .map(|lost| json!({ "stream": lost.stream, "versions": [lost.first.get(), lost.last.get()] }))
+        .map(|lost| json!({ "stream": lost.stream, "versions": [lost.first.get(), lost.last.get()], "exact": lost.exact }))
         .collect();
     json!({
         "path": loss.path.to_string_lossy(),
