@@ -9,8 +9,8 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use annals::sim::SimDisk;
-use annals::{Error, ExpectedVersion, Log, Loss, NewEvent, Position, Read};
+use annals::sim::{Environment, SimDisk};
+use annals::{Error, ExpectedVersion, Log, Loss, NewEvent, Position, Read, RepairOptions, repair_in};
 use common::hurt::{Sample, Stored, damage, degraded, groups_of, open, options, sample};
 use common::{Rng, effort};
 
@@ -320,4 +320,79 @@ fn versions_that_may_have_been_lost_in_two_places_make_neither_complete() {
     );
     let refused = log.append("y", ExpectedVersion::Any, &event);
     assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+}
+
+/// A place that an earlier repair took note of is passed over without a word. One that is new is not, though the other lies nearer.
+#[test]
+fn what_is_lost_now_does_not_hide_behind_what_was_repaired() {
+    // Without and with a roll between the two places.
+    for filler in [0, 4] {
+        let mut groups = vec![("x", 1), ("x", 1)];
+        groups.extend(vec![("fill", 1); filler]);
+        groups.extend([("z", 1), ("z", 1), ("x", 1)]);
+        let disk = log_of(&groups, if filler == 0 { 10 } else { 3000 });
+        spoil(&disk, filler as u64 + 4);
+        let environment = Environment::deterministic(1);
+        let report = repair_in(&disk.root(), &RepairOptions::new(), &environment, |_| ()).unwrap();
+        assert_eq!(report.losses.len(), 1);
+        spoil(&disk, 2);
+        let log = open(&disk, degraded(), 1).unwrap();
+        let losses = log.losses().unwrap().into_iter();
+        let new = losses.filter(|loss| loss.positions.is_some() && loss.repaired_at.is_none());
+        assert_eq!(new.count(), 1);
+        for read in [Read::forward(), Read::backward()] {
+            assert_eq!(told(&log, "x", read), 1, "{filler} events between, {read:?}");
+            // Whose version 2 was lost then: nobody asks for it again.
+            assert_eq!(told(&log, "z", read), 0, "{filler} events between, {read:?}");
+        }
+    }
+}
+
+/// Damaged, repaired, and damaged again: what is lost now is told, whatever the repair took note of.
+#[test]
+fn damage_after_a_repair_is_told() {
+    let (mut checked, mut both) = (0, 0);
+    for seed in 0..150 * effort() {
+        let mut rng = Rng(seed ^ 0xa9a1);
+        let sample = sample(seed, 20 + seed % 60, seed % 5 == 4);
+        let disk = sample.disk.fork();
+        let mut said: Vec<String> = (0..1 + seed % 2).map(|_| damage(&disk, &sample, &mut rng)).collect();
+        let environment = Environment::deterministic(seed);
+        repair_in(&disk.root(), &RepairOptions::new(), &environment, |_| ()).unwrap();
+        let Ok(log) = open(&disk, options(), seed) else {
+            continue;
+        };
+        let (before, _) = read_all(&log, Read::forward());
+        log.close().unwrap();
+        said.extend((0..1 + seed % 3).map(|_| damage(&disk, &sample, &mut rng)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let log = open(&disk, degraded(), seed).unwrap();
+            let (events, _) = read_all(&log, Read::forward());
+            let losses = log.losses().unwrap();
+            check_losses(&losses, &sample, &events);
+            let last = log.last_position().get();
+            let lost = before
+                .iter()
+                .filter(|(position, _)| **position <= last && !events.contains_key(position));
+            let streams: BTreeSet<&String> = lost.map(|(_, (stream, ..))| stream).collect();
+            for stream in &streams {
+                for read in [Read::forward(), Read::backward()] {
+                    let errors = told(&log, stream, read);
+                    assert!(errors > 0, "{stream} lost events and does not say so: {read:?}");
+                }
+                let mut of = before.range(..=last).filter(|(_, (name, ..))| name == *stream);
+                let last_is_there = of
+                    .next_back()
+                    .is_some_and(|(position, _)| events.contains_key(position));
+                let goes_on = log.stream_version(stream).is_ok();
+                assert!(last_is_there || !goes_on, "{stream} lost its last event and goes on");
+            }
+            let repaired = losses.iter().any(|loss| loss.repaired_at.is_some());
+            (streams.len(), repaired)
+        }));
+        let (streams, repaired) = outcome.unwrap_or_else(|_| panic!("seed {seed}: {said:?}"));
+        checked += streams;
+        both += usize::from(repaired && streams > 0);
+    }
+    assert!(checked > 100 && both > 20, "{checked} streams, {both} logs");
 }

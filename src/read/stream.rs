@@ -27,6 +27,8 @@ pub(crate) struct StreamWalk {
     end: Version,
     /// The segments that have them, oldest first.
     parts: VecDeque<(Arc<Segment>, Found)>,
+    /// Where the last of them began that has been read to its end.
+    left: Option<Position>,
     chunk: Option<Chunk>,
     segments: Arc<SegmentSet>,
 }
@@ -118,6 +120,7 @@ impl StreamWalk {
             next,
             end,
             parts,
+            left: None,
             chunk: None,
             segments: Arc::clone(segments),
         })
@@ -157,12 +160,19 @@ impl StreamWalk {
                 _ => None,
             };
             if let Some((first, last)) = missing {
-                let Some((lost_in, span)) = loss_near(&self.segments, segment, is_past)? else {
+                let here = segment.first_position();
+                let (from, to) = match self.left {
+                    Some(left) if is_past => (here, left),
+                    Some(left) if !self.backward => (left, here),
+                    _ => (Position::START, here),
+                };
+                let Some((lost_in, span)) = loss_between(&self.segments, from, to)? else {
                     return Err(segment.damaged(0, None, "versions of a stream that are missing"));
                 };
                 return Ok(self.lost(lost_in.path(), span, first, last));
             }
             if is_before || is_past {
+                self.left = Some(segment.first_position());
                 if self.backward {
                     self.parts.pop_back();
                 } else {
@@ -292,20 +302,19 @@ fn is_explained(
     Ok(false)
 }
 
-/// The loss that is nearest to where a stream goes on in `segment`: at or before it, or with `after`, at or after it.
-fn loss_near(segments: &SegmentSet, segment: &Arc<Segment>, after: bool) -> Result<Option<(Arc<Segment>, LossSpan)>> {
-    let mut here = Some(Arc::clone(segment));
-    while let Some(segment) = here {
-        let losses = segment.losses()?;
-        if let Some(span) = if after { losses.first() } else { losses.last() } {
-            let span = *span;
-            return Ok(Some((segment, span)));
+/// The loss that took what a stream lacks between its events in the segment at `from`, or the beginning, and those in the segment at `to`. If
+/// there are several: one that no repair has taken note of, because that must be told; otherwise the last.
+fn loss_between(segments: &SegmentSet, from: Position, to: Position) -> Result<Option<(Arc<Segment>, LossSpan)>> {
+    let mut told = None;
+    let mut here = segments.at(to);
+    while let Some(segment) = here.filter(|segment| segment.first_position() >= from) {
+        for span in segment.losses()?.into_iter().rev().filter(|span| span.count() > 0) {
+            if !span.is_repaired() {
+                return Ok(Some((segment, span)));
+            }
+            told.get_or_insert((Arc::clone(&segment), span));
         }
-        here = if after {
-            segments.after(segment.first_position())
-        } else {
-            segments.before(segment.first_position())
-        };
+        here = segments.before(segment.first_position());
     }
-    Ok(None)
+    Ok(told)
 }
