@@ -55,6 +55,12 @@ pub(crate) struct GroupHeader {
     pub(crate) generation: Generation,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many times bytes were tried as a header: what a test counts in the place of time.
+    pub(crate) static TRIED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl GroupHeader {
     pub(crate) fn encode(&self, seed: u32) -> [u8; GROUP_HEADER_BYTES] {
         let mut bytes = [0; GROUP_HEADER_BYTES];
@@ -73,6 +79,8 @@ impl GroupHeader {
 
     /// Decodes the header at the beginning of `bytes` by rules G1, G2 and G7; `None` if there is none.
     pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
+        #[cfg(test)]
+        TRIED.with(|tried| tried.set(tried.get() + 1));
         let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
         if bytes[4..8] != MAGIC || LittleEndian::read_u32(bytes) != crc_of(bytes) ^ seed {
             return None;

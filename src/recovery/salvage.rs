@@ -12,12 +12,13 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor};
+use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor, lacks_a_sector};
 use crate::error::Damage;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
 use crate::format::record::RECORD_HEADER_BYTES;
 use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::format::{ALIGNMENT, aligned};
+use crate::seeded_bugs::SeededBug;
 use crate::types::Position;
 
 /// What can be had of a segment.
@@ -43,6 +44,7 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
     let mut holes = Vec::new();
     // What trying groups that turn out not to be whole may cost: no more than reading the segment a few times, whatever it holds.
     let mut budget = bytes.len().saturating_mul(8);
+    let mut behind = Behind::new(bytes);
     while scanner.found.seal.is_none() {
         let offset = scanner.next_offset();
         let bad_record = match scanner.step(offset, visitor) {
@@ -55,17 +57,20 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
         };
         let next = next_whole(&scanner, bytes, header, offset, &mut budget);
         let last = scanner.found.last_position;
-        // Usually the next group says it, and the rest of the segment need not be asked.
-        let is_damaged = durable > last || next.is_some_and(|(_, group)| group.durable_position > last);
         let before = scanner.found;
-        if !(is_damaged && next.is_some()) {
+        let is_hole = |(_, group): &(usize, GroupHeader)| {
+            durable > last || group.durable_position > last || {
+                let is_torn = lacks_a_sector(bytes, offset, bad_record);
+                behind.prove_damage(&scanner, offset, is_torn)
+            }
+        };
+        let Some((end, group)) = next.filter(is_hole) else {
             scanner.judge_tail(offset, bad_record);
             let says = match scanner.found.tail {
                 Tail::Damaged { last_durable, .. } => Some(last_durable),
                 _ => None,
             };
-            let last_durable = says.max(Some(durable).filter(|&durable| durable > last));
-            if let (Some(last_durable), None) = (last_durable, next) {
+            if let Some(last_durable) = says.max(Some(durable).filter(|&durable| durable > last)) {
                 let (offset, what) = bad_record.map_or((offset, "no whole group"), |(_, at, what)| (at, what));
                 scanner.found.tail = Tail::Damaged {
                     offset,
@@ -73,17 +78,14 @@ pub(crate) fn salvage(bytes: &[u8], header: &SegmentHeader, durable: Position, v
                     what,
                 };
             }
-            if last_durable.is_none() || next.is_none() {
-                let claimed = claimed(&scanner, bytes, offset, &before);
-                return Salvage {
-                    generation: scanner.generation(),
-                    scan: scanner.found,
-                    holes,
-                    claimed,
-                };
-            }
-        }
-        let Some((end, group)) = next else { break };
+            let claimed = claimed(&scanner, bytes, offset, &before);
+            return Salvage {
+                generation: scanner.generation(),
+                scan: scanner.found,
+                holes,
+                claimed,
+            };
+        };
         let hole = Hole {
             offset,
             end,
@@ -130,6 +132,80 @@ pub(crate) fn damages(path: &Path, bytes: &[u8], header: &SegmentHeader) -> Vec<
         damages.push(damage(offset, found.scan.last_position.next(), last_durable, what));
     }
     damages
+}
+
+/// What lies behind the place where a scan has come to, as far as it proves damage there. It is looked at once for all holes of a segment: what
+/// proves nothing about one hole proves nothing about a later one, because positions, times and generations only grow.
+struct Behind<'a> {
+    bytes: &'a [u8],
+    /// No header before this offset calls anything durable that has not been found.
+    durable_from: usize,
+    /// No whole group of events that are still to come starts before this offset.
+    events_from: usize,
+    /// The one that starts there, if that is known.
+    events: Option<GroupHeader>,
+    /// As that of [`salvage`].
+    budget: usize,
+}
+
+impl<'a> Behind<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            durable_from: 0,
+            events_from: 0,
+            events: None,
+            budget: bytes.len().saturating_mul(8),
+        }
+    }
+
+    /// Whether what stood at `offset`, where no whole group is, had been durable: as [`Scanner::judge_tail`] finds it.
+    fn prove_damage(&mut self, scanner: &Scanner<'_>, offset: usize, is_torn: bool) -> bool {
+        if SeededBug::DamageCutOff.is_on() {
+            return false;
+        }
+        let events = self.next_events(scanner, offset);
+        events.is_some_and(|next| scanner.are_proof(next, is_torn)) || self.has_durable(scanner, offset)
+    }
+
+    /// Whether a header at or behind `offset` calls something durable that comes after what was found.
+    fn has_durable(&mut self, scanner: &Scanner<'_>, offset: usize) -> bool {
+        let says_so = |group: GroupHeader| {
+            group.generation.ordinal >= scanner.found.generation && group.durable_position > scanner.found.last_position
+        };
+        let at = header_candidates(self.bytes, self.durable_from.max(offset))
+            .find(|&candidate| scanner.header_at(candidate).is_some_and(says_so));
+        self.durable_from = at.unwrap_or(self.bytes.len());
+        at.is_some()
+    }
+
+    /// The first position of the first whole group of events behind `offset`, or of the seal.
+    fn next_events(&mut self, scanner: &Scanner<'_>, offset: usize) -> Option<Position> {
+        let follows = |group: &GroupHeader| {
+            group.generation.ordinal >= scanner.found.generation && group.first_position > scanner.found.last_position
+        };
+        // Nothing but marks has been found since: it still comes after all times.
+        if let Some(events) = self.events.filter(follows)
+            && self.events_from > offset
+        {
+            return Some(events.first_position);
+        }
+        self.events = None;
+        for candidate in header_candidates(self.bytes, self.events_from.max(offset + ALIGNMENT)) {
+            self.events_from = candidate;
+            let group = scanner.header_at(candidate).filter(follows);
+            let Some(group) = group.filter(|group| !group.is_mark()) else {
+                continue;
+            };
+            if scanner.is_whole(candidate, &group) {
+                self.events = Some(group);
+                return Some(group.first_position);
+            }
+            self.budget = self.budget.checked_sub(group.body_len as usize)?;
+        }
+        self.events_from = self.bytes.len();
+        None
+    }
 }
 
 /// The first whole group behind `offset` that the scan can go on with (S2).

@@ -283,15 +283,11 @@ impl<'a> Scanner<'a> {
         let behind = self.look_behind(offset);
         self.found.generation = self.found.generation.max(behind.generation);
         let is_torn = lacks_a_sector(bytes, offset, bad_record);
-        // A device for which groups have pages of their own may leave rubbish where nothing was synced.
-        let may_be_rubbish = self.header.group_align as usize > ALIGNMENT;
-        let is_damaged = behind.durable > last_kept
-            || behind
-                .next_events
-                .is_some_and(|next| next == last_kept.next() || !is_torn && !may_be_rubbish);
+        let is_damaged = !SeededBug::DamageCutOff.is_on()
+            && (behind.durable > last_kept || behind.next_events.is_some_and(|next| self.are_proof(next, is_torn)));
         let (bad_offset, what) = bad_record.map_or((offset, "no whole group"), |(_, offset, what)| (offset, what));
         let last = Some(behind.claimed).filter(|&last| last > last_kept);
-        self.found.tail = if is_damaged && !SeededBug::DamageCutOff.is_on() {
+        self.found.tail = if is_damaged {
             Tail::Damaged {
                 offset: bad_offset,
                 last_durable: behind.durable,
@@ -303,6 +299,14 @@ impl<'a> Scanner<'a> {
         } else {
             Tail::Ambiguous { end, last }
         };
+    }
+
+    /// Whether whole events behind a place where no whole group is, the first of which is at the position `next`, prove that what stood there was
+    /// durable. `is_torn`: a sector is missing there.
+    pub(super) fn are_proof(&self, next: Position, is_torn: bool) -> bool {
+        // A device for which groups have pages of their own may leave rubbish where nothing was synced.
+        let may_be_rubbish = self.header.group_align as usize > ALIGNMENT;
+        next == self.found.last_position.next() || !is_torn && !may_be_rubbish
     }
 
     /// What the headers at or behind `offset` say that are of no lower generation than what was found.
@@ -453,7 +457,11 @@ pub(crate) fn read_group(
 }
 
 /// Whether a write that did not finish explains what stands at `offset`, where no whole group is: whether a sector is missing.
-fn lacks_a_sector(bytes: &[u8], offset: usize, bad_record: Option<(GroupHeader, usize, &'static str)>) -> bool {
+pub(super) fn lacks_a_sector(
+    bytes: &[u8],
+    offset: usize,
+    bad_record: Option<(GroupHeader, usize, &'static str)>,
+) -> bool {
     match bad_record {
         // A header is in one sector: it is there, or it is zero and something after it arrived.
         None => is_zero(&bytes[offset..sector_end(offset).min(bytes.len())]),

@@ -1,6 +1,7 @@
 //! Small segments with damage laid out by hand, and what can be had of them; and all flips and zeroed sectors of one.
 
 use super::*;
+use crate::format::group::TRIED;
 use crate::format::record::{EventRef, LostRef};
 use crate::recovery::scan::scan;
 use crate::recovery::scan::tests::{LEN, Segment};
@@ -274,4 +275,54 @@ fn any_bytes_are_salvaged_in_bounded_time() {
     let (salvage, positions) = salvaged(&segment, 0);
     assert_eq!((salvage.holes.len(), positions), (0, vec![11]));
     assert!(matches!(salvage.scan.tail, Tail::Damaged { .. }));
+}
+
+/// What each hole costs must not grow with what lies behind it: then a segment of many holes, in which nothing but its end says what had been
+/// durable, would take the square of their number.
+#[test]
+fn many_holes_cost_no_more_than_one_look_each_at_what_lies_behind() {
+    type Build = fn(&mut Segment);
+    type Spoil = fn(&mut Segment, (usize, usize));
+    let flip: Spoil = |segment, (start, _)| segment.bytes[start + 60] ^= 1;
+    let lose_a_sector: Spoil = |segment, (start, _)| {
+        let sector = (start + 40).next_multiple_of(512);
+        segment.zero(sector, sector + 512);
+    };
+    let event: Build = |segment| _ = segment.group_with_os(&[1100]);
+    let mark: Build = |segment| _ = segment.mark();
+    let cases: [(&str, Build, Spoil, Build); 4] = [
+        ("changed, and nothing behind says durable", event, flip, event),
+        (
+            "not written, and a mark at the end says durable",
+            event,
+            lose_a_sector,
+            mark,
+        ),
+        (
+            "marks, and an event at the end",
+            mark,
+            |segment, (start, _)| segment.bytes[start + 20] ^= 1,
+            event,
+        ),
+        ("not written, and all of it may be a tail", event, lose_a_sector, event),
+    ];
+    for (said, build, spoil, end) in cases {
+        let mut segment = Segment::new(8);
+        segment.bytes.resize(1 << 20, 0);
+        segment.header.segment_bytes = 1 << 20;
+        segment.group(&[10]);
+        while segment.groups.len() < 800 {
+            build(&mut segment);
+        }
+        end(&mut segment);
+        for group in segment.groups[1..799].iter().copied().step_by(2).collect::<Vec<_>>() {
+            spoil(&mut segment, group);
+        }
+        TRIED.with(|tried| tried.set(0));
+        let (salvage, _) = salvaged(&segment, 0);
+        let is_tail = said.ends_with("tail");
+        assert_eq!(salvage.holes.len(), if is_tail { 0 } else { 399 }, "{said}");
+        let tried = TRIED.with(|tried| tried.get());
+        assert!(tried < 8 * segment.groups.len(), "{said}: {tried} headers looked at");
+    }
 }
