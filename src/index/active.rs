@@ -145,27 +145,23 @@ impl StreamOffsets {
     /// What there is of versions `first` to `last`, at one end of them: from `first` on, or if `backward` up to `last`.
     pub(crate) fn versions(&self, first: Version, last: Version, backward: bool) -> Option<Versions<'_>> {
         let at = if backward { last } else { first };
-        let (mut low, mut high) = (first, last);
-        for run in &self.lost {
-            if (run.first..=run.last).contains(&at) {
-                return Some(Versions::Lost(LostVersions {
-                    first: run.first.max(first),
-                    last: run.last.min(last),
-                    ..*run
-                }));
-            }
-            if run.last < at {
-                low = low.max(run.last.next());
-            } else {
-                high = high.min(Version::new(run.first.get() - 1));
-            }
+        let (before, behind) = self.lost.split_at(self.lost.partition_point(|run| run.last < at));
+        if let Some(run) = behind.first().filter(|run| run.first <= at) {
+            return Some(Versions::Lost(LostVersions {
+                first: run.first.max(first),
+                last: run.last.min(last),
+                ..*run
+            }));
         }
-        let lost_before = self.lost.iter().take_while(|run| run.last < low);
-        let lost: u64 = lost_before.map(|run| run.last.get() + 1 - run.first.get()).sum();
-        let index = |version: u64| {
-            let i = version.checked_sub(self.first_version.get())?.checked_sub(lost)?;
-            usize::try_from(i).ok()
-        };
+        // The events between two runs: the first of them, and its version.
+        let (i, version) = before
+            .last()
+            .map_or((0, self.first_version), |run| (run.before, run.last.next()));
+        let low = if before.is_empty() { first } else { first.max(version) };
+        let high = behind
+            .first()
+            .map_or(last, |run| last.min(Version::new(run.first.get() - 1)));
+        let index = |at: u64| Some(i + usize::try_from(at.checked_sub(version.get())?).ok()?);
         let offsets = self
             .offsets
             .get(index(low.get())?..index(high.get().checked_add(1)?)?)?;
