@@ -206,6 +206,7 @@ pub(crate) fn recover_degraded(
     recovered.report.scanned_bytes += mending.bytes;
     recovered.report.elapsed = started.elapsed();
     recovered.sealed.clear();
+    let kept = Arc::default();
     for MendedSegment { first, mend } in mending.segments {
         recovered.sealed.push(first);
         let path = recovered.segments_dir.path().join(names::segment(first));
@@ -220,7 +221,8 @@ pub(crate) fn recover_degraded(
                     positions: None,
                     what: patch.loss.what.clone(),
                 }));
-                Overlay::Patched { len, patches }
+                let kept = Arc::clone(&kept);
+                Overlay::Patched { len, patches, kept }
             }
         };
         recovered.mended.insert(first, overlay);

@@ -28,6 +28,7 @@ use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::Image;
+use crate::storage::pread;
 use crate::storage::{Bytes, Dir, OpenMode};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -74,8 +75,12 @@ pub(crate) struct Segment {
 /// What readers see of a segment that is damaged or missing.
 #[derive(Debug)]
 pub(crate) enum Overlay {
-    /// The file, padded to `len` bytes, with other bytes in some places.
-    Patched { len: usize, patches: Vec<Patch> },
+    /// The file, padded to `len` bytes, with other bytes in some places. Read into memory for that, and `kept` there as long as there is room.
+    Patched {
+        len: usize,
+        patches: Vec<Patch>,
+        kept: Arc<pread::Recent>,
+    },
     /// These bytes, and no file.
     Made(Arc<Bytes>),
 }
@@ -288,13 +293,13 @@ impl Segment {
         let bytes = match &self.overlay {
             None => self.map()?,
             Some(Overlay::Made(bytes)) => return self.keep(Arc::clone(bytes)),
-            Some(Overlay::Patched { len, patches }) => {
+            Some(Overlay::Patched { len, patches, kept }) => {
                 let mut bytes = self.map()?.to_vec();
                 bytes.resize(*len, 0);
                 for patch in patches {
                     patch.apply(&mut bytes);
                 }
-                Bytes::from(bytes)
+                Bytes::recent(bytes, kept)
             }
         };
         self.keep(Arc::new(bytes))
@@ -381,6 +386,9 @@ impl Segment {
         // It was read with the bytes, and is looked at without them.
         if let Some(opened) = &*self.opened.read() {
             return Ok(opened.header);
+        }
+        if let Some((header, _)) = &*self.recent.opened.read() {
+            return Ok(*header);
         }
         self.open().map(|opened| opened.header)
     }
@@ -534,15 +542,22 @@ impl Segment {
             _ if SeededBug::StreamEndsWithPlaced.is_on() => usize::MAX,
             visible_end => visible_end,
         };
+        let in_memory = |index: &RwLock<ActiveIndex>| {
+            let index = index.read();
+            let part = index.stream(stream).and_then(|entry| entry.part_before(visible_end));
+            part.map(|part| Found {
+                part,
+                entry: FoundEntry::Memory,
+            })
+        };
+        // To put its bytes together again would cost more than all else that a look for a stream does.
+        if self.is_mended()
+            && let Some(index) = self.memory_index()
+        {
+            return Ok(in_memory(&index));
+        }
         self.ask(|index, opened| match index {
-            SegmentIndex::Memory(index) => {
-                let index = index.read();
-                let part = index.stream(stream).and_then(|entry| entry.part_before(visible_end));
-                Ok(part.map(|part| Found {
-                    part,
-                    entry: FoundEntry::Memory,
-                }))
-            }
+            SegmentIndex::Memory(index) => Ok(in_memory(index)),
             SegmentIndex::File(index) => Ok(entry_of(index, opened, stream)?.map(|entry| Found {
                 part: part_of(&entry),
                 entry: FoundEntry::File(entry),
@@ -696,4 +711,79 @@ pub(crate) fn record_at<'a>(
     let generation = generation_at(generations, offset).ok_or(invalid)?;
     let bytes = opened.content.bytes().get(offset as usize..).ok_or(invalid)?;
     record::decode(bytes, opened.header.record_seed(generation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recovery::fill::{Filler, Loss, MADE_SEGMENT_BYTES};
+    use crate::storage::sim::SimDisk;
+    use crate::storage::write_all_at;
+    use crate::types::Timestamp;
+
+    /// Segments of ten positions each that are damaged, on a disk; of their bytes, those of two are kept.
+    fn damaged_segments(count: u64) -> Vec<Segment> {
+        let dir = SimDisk::new(1).root();
+        let kept = Arc::new(pread::Recent::up_to(2 * MADE_SEGMENT_BYTES as usize));
+        let segment = |first| {
+            let header = SegmentHeader {
+                log_id: [7; 16],
+                first_position: Position::new(first),
+                previous: Position::new(first.saturating_sub(10)),
+                salt: 1,
+                created_at_micros: 0,
+                segment_bytes: MADE_SEGMENT_BYTES,
+                group_align: 8,
+            };
+            let filler = Filler {
+                header: &header,
+                repaired_at: Timestamp::from_micros(0),
+            };
+            let loss = Loss {
+                what: "all of it".to_owned(),
+                first: Position::new(first),
+                last: Position::new(first + 9),
+                exact: true,
+                streams: vec![("stream".to_owned(), Version::new(first), Version::new(first + 9))],
+            };
+            let bytes = filler.segment(None, &loss);
+            let file = dir
+                .open(&names::segment(Position::new(first)), OpenMode::CreateNew)
+                .unwrap();
+            write_all_at(&*file, &bytes, 0).unwrap();
+            let overlay = Overlay::Patched {
+                len: bytes.len(),
+                patches: Vec::new(),
+                kept: Arc::clone(&kept),
+            };
+            Segment::mended(Arc::clone(&dir), Position::new(first), overlay)
+        };
+        (0..count).map(|i| segment(1 + 10 * i)).collect()
+    }
+
+    #[test]
+    fn of_many_damaged_segments_those_read_last_are_in_memory() {
+        let segments = damaged_segments(5);
+        let in_memory = |segment: &Segment| {
+            let recent = segment.recent.opened.read();
+            segment.opened.read().is_some() || recent.as_ref().is_some_and(|(_, bytes)| bytes.strong_count() > 0)
+        };
+        for segment in &segments {
+            assert!(segment.find("stream").unwrap().is_some());
+        }
+        let expected = [false, false, false, true, true];
+        assert_eq!(segments.iter().map(in_memory).collect::<Vec<_>>(), expected);
+        // What every look for a stream asks of each segment needs no bytes again.
+        for segment in &segments {
+            assert_eq!(segment.header().unwrap().first_position, segment.first_position());
+            assert!(segment.find("stream").unwrap().is_some());
+            assert!(segment.find("other").unwrap().is_none());
+        }
+        assert_eq!(segments.iter().map(in_memory).collect::<Vec<_>>(), expected);
+        segments[0].open().unwrap();
+        assert_eq!(
+            segments.iter().map(in_memory).collect::<Vec<_>>(),
+            [true, false, false, false, true]
+        );
+    }
 }

@@ -32,8 +32,16 @@ impl PreadDir {
 }
 
 /// What was read last, kept alive up to a bound.
-#[derive(Default)]
-pub(crate) struct Recent(Mutex<Kept>);
+pub(crate) struct Recent {
+    bytes_max: usize,
+    kept: Mutex<Kept>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self::up_to(RECENT_BYTES)
+    }
+}
 
 #[derive(Default)]
 struct Kept {
@@ -42,13 +50,21 @@ struct Kept {
 }
 
 impl Recent {
+    /// For `bytes_max`, or one item if that is longer.
+    pub(crate) fn up_to(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            kept: Mutex::default(),
+        }
+    }
+
     /// Keeps `item`, of `len` bytes, until others that came later take its place.
     pub(crate) fn keep(&self, len: usize, item: Arc<dyn Any + Send + Sync>) {
         let mut let_go = Vec::new();
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         kept.bytes += len;
         kept.items.push_back((len, item));
-        while kept.bytes > RECENT_BYTES && kept.items.len() > 1 {
+        while kept.bytes > self.bytes_max && kept.items.len() > 1 {
             let oldest = kept.items.pop_front();
             kept.bytes -= oldest.as_ref().map_or(0, |(len, _)| *len);
             let_go.push(oldest);
@@ -60,7 +76,7 @@ impl Recent {
 
 impl fmt::Debug for Recent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = self.0.lock();
+        let kept = self.kept.lock();
         write!(f, "Recent({} bytes in {} files)", kept.bytes, kept.items.len())
     }
 }
