@@ -229,14 +229,19 @@ impl Backward {
         }))
     }
 
-    /// What was lost, if that comes next: it has been passed over then.
-    pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+    /// Enters the next stretch, if this one has been handed out; at the beginning of the log there is none.
+    fn turn(&mut self) -> Result<()> {
         if self.next == Position::START {
-            return Ok(None);
-        }
-        if self.stretch.as_ref().is_none_or(|stretch| stretch.offsets.is_empty()) {
+            self.stretch = None;
+        } else if self.stretch.as_ref().is_none_or(|stretch| stretch.offsets.is_empty()) {
             self.stretch = self.enter()?;
         }
+        Ok(())
+    }
+
+    /// What was lost, if that comes next: it has been passed over then.
+    pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
+        self.turn()?;
         let Some(stretch) = &mut self.stretch else {
             return Ok(None);
         };
@@ -263,12 +268,7 @@ impl Backward {
     /// The next event; `None` if the beginning has been reached. What was lost has been passed over before
     /// ([`Backward::pass_lost`]).
     pub(crate) fn step(&mut self) -> Result<Option<Located<'_>>> {
-        if self.next == Position::START {
-            return Ok(None);
-        }
-        if self.stretch.as_ref().is_none_or(|stretch| stretch.offsets.is_empty()) {
-            self.stretch = self.enter()?;
-        }
+        self.turn()?;
         let Some(stretch) = &mut self.stretch else {
             return Ok(None);
         };
