@@ -8,7 +8,7 @@ use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMEN
 use crate::storage::PAGE_BYTES;
 use crate::types::Durability;
 
-/// What a segment keeps free for its end: a mark and a seal, each in a group that may have to start on a sector, or
+/// What a segment keeps free for its end: marks and a seal, of which the last mark and the seal may have to start on a sector, or
 /// with `align` on a page, of its own.
 pub(crate) fn segment_reserve(align: usize) -> usize {
     let apart = if align > SECTOR_BYTES { align } else { SECTOR_BYTES };

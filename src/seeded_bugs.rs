@@ -88,6 +88,8 @@ seeded_bugs! {
     SealNotSynced,
     /// a mark is not synced
     MarkNotSynced,
+    /// a mark stands in the sector of the events before it, and in no other
+    MarkBesideEvents,
     /// a group calls all groups before it durable
     DurablePositionTooHigh,
     /// a direct write leaves out what was written before it without a sync

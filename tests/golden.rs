@@ -546,8 +546,17 @@ mod example {
                 }
                 block.field(data, "data");
                 block.field(len.next_multiple_of(8) - len, "padding");
-                block.text += "-- the mark that was written when the log was closed\n";
+                block.text += "-- the marks that were written when the log was closed: the first of them\n";
+                let mark = block.at..block.at + 40;
                 block.group();
+                block.text += "-- the same again, to the end of the sector and once in the next one\n";
+                while bytes.get(block.at..block.at + 40) == Some(&bytes[mark.clone()]) {
+                    block.field(40, &format!("as {:04x} .. {:04x}", mark.start, mark.end));
+                    if bytes[block.at..block.at + 4] == [0; 4] {
+                        let sector_end = block.at.next_multiple_of(512);
+                        block.zeros_up_to(sector_end);
+                    }
+                }
                 block.zeros_up_to(bytes.len());
             }
             writeln!(

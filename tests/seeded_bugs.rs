@@ -70,6 +70,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (FullSegmentNotSynced, S),
     (SealNotSynced, S),
     (MarkNotSynced, C("a_mark_is_durable_when_close_returns")),
+    (MarkBesideEvents, C("a_lost_sector_of_a_closed_log_is_missed")),
     (DurablePositionTooHigh, S),
     (DirectWriteSkipsUnsynced, S),
     (

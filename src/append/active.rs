@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, Part};
 use super::gate::Gate;
+use crate::format::SECTOR_BYTES;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
 use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
 use crate::format::segment_header::{Generation, SegmentHeader};
@@ -219,9 +220,17 @@ impl ActiveSegment {
         })
     }
 
-    /// Adds a group without records, which says that everything up to `last` is durable. No group is open.
-    pub(crate) fn add_mark(&mut self, last: Position) -> ClosedGroup {
-        self.add_control(&[], last, last)
+    /// Adds groups without records, which say that everything up to `last` is durable, as one write. No group is open.
+    ///
+    /// They fill the sector in which the last events end, and the last of them stands in the next one: no sector that is lost takes
+    /// events along and all that says that they were there.
+    pub(crate) fn add_marks(&mut self, last: Position) -> ClosedGroup {
+        let next_sector = self.end.next_multiple_of(SECTOR_BYTES);
+        let mut marks = self.add_control(&[], last, last);
+        while marks.end <= next_sector && !SeededBug::MarkBesideEvents.is_on() {
+            marks.end = self.add_control(&[], last, last).end;
+        }
+        marks
     }
 
     /// Adds the seal. No group is open.
@@ -268,11 +277,11 @@ impl ActiveSegment {
         }
     }
 
-    /// Whether a mark, and then still a seal, fits.
-    pub(crate) fn fits_mark(&self) -> bool {
+    /// Whether the marks of [`ActiveSegment::add_marks`], and then still a seal, fit.
+    pub(crate) fn fits_marks(&self) -> bool {
         let align = self.header.group_align as usize;
-        let mark = group_offset(self.end, align) + GROUP_HEADER_BYTES;
-        group_offset(mark, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
+        let marks_end = group_offset(self.end.next_multiple_of(SECTOR_BYTES), align) + GROUP_HEADER_BYTES;
+        group_offset(marks_end, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
     }
 
     /// The time of the last event in this segment.

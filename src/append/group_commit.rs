@@ -582,9 +582,9 @@ impl Appender {
         }
         // Of a segment without events a mark would say nothing that the seal before it does not.
         let has_events = !placing.active_is_empty();
-        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && has_events && placing.active.fits_mark() {
+        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && has_events && placing.active.fits_marks() {
             placing.unmarked = false;
-            return Some(Job::Write(placing.active.add_mark(last)));
+            return Some(Job::Write(placing.active.add_marks(last)));
         }
         None
     }

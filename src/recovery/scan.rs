@@ -16,17 +16,18 @@
 //! parts were zero when it was written; if more are now, or the header itself is zero, that is a **torn tail**. If no sector
 //! is missing, then the write may have finished, and the bytes may have changed later. With a whole group of events behind
 //! it that is **damaged**: the group was on the disk, and what is whole is not cut off. Without one it is an **ambiguous
-//! last group**, which a single copy cannot settle.
+//! last group**, which a single copy cannot settle. Marks are several at a time (`append::active`): a bad one with another right
+//! behind it is as harmless as one at the very end, for no record fits between.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::format::ALIGNMENT;
 use crate::format::group::{
     GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero, sector_end, zero_parts,
 };
 use crate::format::record::{self, Decoded, EventRef, LostRef, Record, RecordError, Seal};
 use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::{ALIGNMENT, SECTOR_BYTES};
 use crate::seeded_bugs::SeededBug;
 use crate::types::{Position, Timestamp};
 
@@ -42,7 +43,7 @@ pub(crate) struct Scan {
     pub(crate) proven_end: usize,
     /// Whether there is any group, marks included.
     pub(crate) has_groups: bool,
-    /// Whether a mark is the last group, or there is nothing to be marked.
+    /// Whether a mark is the last group, in another sector than the last events; or there is nothing to be marked.
     pub(crate) is_marked: bool,
     /// The last position in or before the segment.
     pub(crate) last_position: Position,
@@ -167,8 +168,8 @@ pub(super) struct Scanner<'a> {
     header: &'a SegmentHeader,
     pub(super) group_seed: u32,
     record_seed: (Generation, u32),
-    /// Groups that no later group has called durable yet: (last position, end).
-    unproven: VecDeque<(Position, usize)>,
+    /// Groups that no later group has called durable yet: (last position, end, whether it is a mark).
+    unproven: VecDeque<(Position, usize, bool)>,
     pub(super) found: Scan,
 }
 
@@ -248,24 +249,27 @@ impl<'a> Scanner<'a> {
             Err(GroupError::Invalid { offset, what }) => return Step::Bad(Some((group, offset, what))),
         };
         let mut proven_end = self.found.proven_end;
+        // Marks are several in one write: one says nothing of those before it.
         while self
             .unproven
             .front()
-            .is_some_and(|&(last, _)| last <= group.durable_position)
+            .is_some_and(|&(last, _, is_mark)| last <= group.durable_position && !(is_mark && group.is_mark()))
         {
-            proven_end = self.unproven.pop_front().map_or(proven_end, |(_, end)| end);
+            proven_end = self.unproven.pop_front().map_or(proven_end, |(_, end, _)| end);
         }
         let end = offset + GROUP_HEADER_BYTES + group.body_len as usize;
         self.found = Scan {
             end,
             proven_end,
             has_groups: true,
-            is_marked: group.is_mark(),
+            is_marked: group.is_mark()
+                && (self.found.is_marked || offset >= self.found.end.next_multiple_of(SECTOR_BYTES)),
             generation: group.generation.ordinal,
             ..body
         };
         // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
-        self.unproven.push_back((self.found.last_position, end));
+        self.unproven
+            .push_back((self.found.last_position, end, group.is_mark()));
         Step::Whole
     }
 
@@ -294,7 +298,7 @@ impl<'a> Scanner<'a> {
                 what,
             }
         // No record can lie in what is no longer than a header: a mark, or a group whose body never arrived.
-        } else if is_torn || end <= offset + GROUP_HEADER_BYTES {
+        } else if is_torn || end <= offset + GROUP_HEADER_BYTES || self.is_before_mark(offset) {
             Tail::Torn { end, last }
         } else {
             Tail::Ambiguous { end, last }
@@ -307,6 +311,13 @@ impl<'a> Scanner<'a> {
         // A device for which groups have pages of their own may leave rubbish where nothing was synced.
         let may_be_rubbish = self.header.group_align as usize > ALIGNMENT;
         next == self.found.last_position.next() || !is_torn && !may_be_rubbish
+    }
+
+    /// Whether a mark that would follow here stands right behind a header's length: no record can lie between.
+    fn is_before_mark(&self, offset: usize) -> bool {
+        let next = group_offset(offset + GROUP_HEADER_BYTES, self.header.group_align as usize);
+        self.header_at(next)
+            .is_some_and(|next| next.is_mark() && follows(&next, &self.found))
     }
 
     /// What the headers at or behind `offset` say that are of no lower generation than what was found.

@@ -34,6 +34,7 @@ macro_rules! checks {
 checks! {
     an_earlier_generation_stays_gone,
     a_mark_is_durable_when_close_returns,
+    a_lost_sector_of_a_closed_log_is_missed,
     what_is_cut_in_doubt_is_kept,
     a_second_writer_is_refused,
     expectations_count_what_is_in_flight,
@@ -158,6 +159,59 @@ fn a_mark_is_durable_when_close_returns(seed: u64) -> Checked {
             other.map(|log| log.recovery().clone())
         )),
     }
+}
+
+/// After a close, any one sector of any segment may read as zeros: all events are there, or an open or a read says `Damaged`.
+fn a_lost_sector_of_a_closed_log_is_missed(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let mut options = options_of(&mut rng);
+    match rng.below(4) {
+        0 => options = options.durability(Durability::Os),
+        1 => options = options.pad_groups_to(4096).segment_bytes(64 << 10),
+        _ => (),
+    }
+    let disk = SimDisk::new(seed);
+    // Small groups, so that the last ones share a sector; the last segment has one to four.
+    let is_rolled = rng.below(2) == 0;
+    let mut left = 1 + rng.below(4);
+    let mut n = 0;
+    let log = opened(&disk, &options, 1)?;
+    while left > 0 {
+        n += 1;
+        let is_filling = is_rolled && disk.files().iter().filter(|name| name.ends_with(".log")).count() < 2;
+        let len = if is_filling { 1500 } else { 1 + rng.below(60) };
+        append(&log, n, "s", usize::try_from(len).unwrap_or(1))?;
+        left -= u64::from(!is_filling);
+    }
+    let last = log.last_position().get();
+    log.close().map_err(|error| format!("close succeeds: {error:?}"))?;
+    for path in disk.files().iter().filter(|name| name.ends_with(".log")) {
+        let whole = disk.read_file(path).unwrap_or_default();
+        for (at, sector) in (0..).step_by(512).zip(whole.chunks(512)) {
+            if sector.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let mut lacking = whole.clone();
+            lacking[at..at + 512].fill(0);
+            let found = copy(&disk);
+            found
+                .write_file(path, &lacking)
+                .map_err(|error| format!("a file is written: {error}"))?;
+            let read = open(&found, &options, 2).and_then(|log| {
+                let events = log.read_all(Read::forward())?;
+                events.map(|event| event.map(drop)).collect::<annals::Result<Vec<()>>>()
+            });
+            match read {
+                Err(Error::Damaged { .. }) => (),
+                Ok(there) if there.len() as u64 == last => (),
+                other => {
+                    let there = other.map(|there| there.len());
+                    return fail(format!("of {last} events, without {path}, {at}: {there:?}"));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What recovery cuts off because it cannot tell is the only evidence there is. Wherever the power goes, it is in the log or in quarantine.

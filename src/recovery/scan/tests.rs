@@ -110,6 +110,15 @@ impl Segment {
         self.put(&[], 0, self.last + 1)
     }
 
+    /// Marks up to the first one that starts in a sector behind that of the last group.
+    fn marks(&mut self) -> &mut Self {
+        let sector = self.end().next_multiple_of(SECTOR_BYTES);
+        while self.end() <= sector {
+            self.mark();
+        }
+        self
+    }
+
     pub(in crate::recovery) fn seal(&mut self, event_count: u64) -> &mut Self {
         let seal = Seal {
             event_count,
@@ -192,7 +201,12 @@ fn each_state_gets_its_verdict() {
     let table: Vec<(&str, Segment, &str)> = vec![
         ("nothing but a header", Segment::new(8), "0, clean, marked"),
         ("whole groups", three(), "4, clean"),
-        ("a mark", marked.clone(), "4, clean, marked"),
+        ("a mark", marked.clone(), "4, clean"),
+        (
+            "marks, the last one in the next sector",
+            with(|s| _ = s.marks()),
+            "4, clean, marked",
+        ),
         (
             "a seal",
             with(|s| {
@@ -327,6 +341,32 @@ fn each_state_gets_its_verdict() {
             }),
             "4, torn",
         ),
+        // Nor are several.
+        (
+            "a bit of the first of several marks",
+            with(|s| _ = s.marks().flip(third.1 + 20)),
+            "4, torn",
+        ),
+        (
+            "the first of several marks missing",
+            with(|s| _ = s.marks().zero(third.1, third.1 + 40)),
+            "4, torn",
+        ),
+        (
+            "all but the last of several marks missing",
+            with(|s| _ = s.marks().zero(third.1, third.1.next_multiple_of(512))),
+            "4, torn",
+        ),
+        (
+            "the last of several marks missing",
+            with(|s| _ = s.marks().zero(third.1.next_multiple_of(512), LEN)),
+            "4, clean",
+        ),
+        (
+            "the sector of the last group and the first marks missing",
+            with(|s| _ = s.marks().zero(third.1 / 512 * 512, third.1.next_multiple_of(512))),
+            "3, damaged to 14",
+        ),
         (
             "a bit of the seal",
             with(|s| {
@@ -452,6 +492,11 @@ fn a_group_is_proven_by_those_that_follow_it_only() {
         (marked.groups[2].1, marked.groups[3].1),
         "nor does a mark prove itself"
     );
+    let mut marks = with(|s| _ = s.marks());
+    assert_eq!(marks.scan().proven_end, marks.groups[2].1, "nor those before it");
+    let end = marks.end();
+    marks.group(&[20]);
+    assert_eq!(marks.scan().proven_end, end, "a group with an event proves them all");
     let mut os = Segment::new(8);
     os.group(&[50]).group_with_os(&[60]).group_with_os(&[70]);
     assert_eq!(os.scan().proven_end, os.groups[0].1);
@@ -582,7 +627,7 @@ fn groups_are_found_wherever_they_may_start() {
     for align in [8, 4096] {
         for len in (0..600).step_by(8) {
             let mut segment = Segment::new(align);
-            segment.group(&[len]).group(&[16]).mark();
+            segment.group(&[len]).group(&[16]).marks();
             assert_eq!(segment.found(), "2, clean, marked", "align {align}, {len} bytes");
             let (offset, _) = segment.groups[1];
             assert!(offset % 512 + GROUP_HEADER_BYTES <= 512 && offset.is_multiple_of(align as usize));
