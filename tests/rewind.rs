@@ -71,6 +71,30 @@ fn a_failed_group_leaves_nothing_behind_on_disk() {
     }
 }
 
+/// After each write that failed, a log that was marked already was marked again when it was closed: what failed took room of the segment.
+#[test]
+fn a_failed_write_behind_marks_leaves_them_the_end() {
+    let disk = SimDisk::new(1);
+    let path = "segments/00000000000000000001.log";
+    let opened = |seed| {
+        let options = Options::new().segment_bytes(16 * 1024);
+        Log::open_in(disk.root(), options, Environment::deterministic(seed)).unwrap()
+    };
+    let log = opened(1);
+    let event = [NewEvent::new("t", "data")];
+    log.append("s", ExpectedVersion::Any, &event).unwrap();
+    log.close().unwrap();
+    let marked = disk.read_file(path).unwrap();
+    for seed in 2..5 {
+        let log = opened(seed);
+        disk.fail_at(disk.ops(), Fault::Error(std::io::ErrorKind::StorageFull));
+        let failed = log.append("s", ExpectedVersion::Any, &event);
+        assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+        log.close().unwrap();
+        assert!(disk.read_file(path).unwrap() == marked, "nothing was added");
+    }
+}
+
 /// A retry that asks for the sync was answered with the place of a first attempt that had only reached the operating system.
 #[test]
 fn a_retry_that_asks_for_a_sync_gets_one() {

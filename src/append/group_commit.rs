@@ -791,8 +791,6 @@ impl Appender {
         committing.owed.extend(placing.abandon());
         committing.written_bytes = 0;
         placing.in_flight = 0;
-        // It may be the mark that failed.
-        placing.unmarked = true;
         // Not at once again: a disk that is full stays so for a while. The next group takes along what is not durable yet.
         placing.mark_wanted = false;
         placing.flush_failure = is_flush.then(|| error.clone());
@@ -824,6 +822,7 @@ impl Appender {
         placing.generation = Generation::after(placing.generation.ordinal, nonce(&self.environment))
             .ok_or_else(|| io::Error::other("the generations of the log are used up"))?;
         placing.next_position = found.last_position.next();
+        placing.unmarked = !found.is_marked;
         let index = Arc::new(RwLock::new(builder.finish(end)));
         let segment = Arc::clone(&placing.active.segment);
         segment.replace(header, Arc::clone(image.image()), Arc::clone(&index));
