@@ -256,16 +256,10 @@ struct Making {
     disk: SimDisk,
     log: Option<Log>,
     opens: u64,
-    /// Whether the log has threads of its own, which an idle one needs.
-    threads: bool,
 }
 
 impl Making {
     fn new(name: &'static str, options: Options) -> Self {
-        Self::with_threads(name, options, false)
-    }
-
-    fn with_threads(name: &'static str, options: Options, threads: bool) -> Self {
         let mut making = Self {
             shape: Shape {
                 name,
@@ -277,15 +271,18 @@ impl Making {
             disk: SimDisk::new(1),
             log: None,
             opens: 0,
-            threads,
         };
         making.open();
         making
     }
 
     fn open(&mut self) -> &mut Self {
+        self.open_with(false)
+    }
+
+    fn open_with(&mut self, threads: bool) -> &mut Self {
         self.opens += 1;
-        let environment = Environment::deterministic(self.opens).with_threads(self.threads);
+        let environment = Environment::deterministic(self.opens).with_threads(threads);
         self.log = Some(Log::open_in(self.disk.root(), self.shape.options.clone(), environment).unwrap());
         if self.shape.moments.is_empty() {
             self.look(0);
@@ -329,15 +326,11 @@ impl Making {
         self.append(Durability::Os, &[&filled(len)])
     }
 
-    /// Leaves it alone until it is marked.
+    /// Kills the process, and leaves the log to the threads of the next one until it is marked.
     fn idle(&mut self) -> &mut Self {
+        self.kill().open_with(true);
         let started = Instant::now();
-        loop {
-            let now = self.disk.read_file(PATH).unwrap();
-            let last = self.shape.moments.last().unwrap();
-            if now != last.bytes && Moment::new(now, last.durable).is_marked() {
-                break;
-            }
+        while !Moment::new(self.disk.read_file(PATH).unwrap(), 0).is_marked() {
             assert!(started.elapsed() < Duration::from_secs(60), "an idle log is marked");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -452,11 +445,7 @@ fn shapes() -> Vec<Shape> {
             .sync(&[100])
             .close()
             .done(),
-        Making::with_threads("idle", options(), true)
-            .sync(&[30])
-            .sync(&[200])
-            .idle()
-            .done(),
+        Making::new("idle", options()).sync(&[30]).sync(&[200]).idle().done(),
         Making::new("marks", options())
             .sync(&[60])
             .close()
