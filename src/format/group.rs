@@ -39,6 +39,9 @@ use crate::types::Position;
 /// Length of the header.
 pub(crate) const GROUP_HEADER_BYTES: usize = 40;
 
+/// How many marks there are in one write at most: a sector of them, and one in the next.
+pub(crate) const MARKS_MAX: usize = SECTOR_BYTES / GROUP_HEADER_BYTES + 1;
+
 pub(crate) const MAGIC: [u8; 4] = *b"GRP\x01";
 
 const _: () = assert!(GROUP_HEADER_BYTES.is_multiple_of(ALIGNMENT));

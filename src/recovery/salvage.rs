@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::scan::{Hole, Scan, Scanner, Step, Tail, Visitor, lacks_a_sector};
 use crate::error::Damage;
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, MARKS_MAX, group_offset, header_candidates};
 use crate::format::record::RECORD_HEADER_BYTES;
 use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::format::{ALIGNMENT, aligned};
@@ -254,7 +254,7 @@ pub(crate) enum Filling {
 /// is long enough.
 pub(crate) fn fill_without_loss(offset: usize, end: usize, align: usize) -> Option<Filling> {
     let mut at = offset;
-    for marks in 1..=4 {
+    for marks in 1..=MARKS_MAX {
         at = group_offset(at + GROUP_HEADER_BYTES, align);
         if at == end {
             return Some(Filling::Marks(marks));

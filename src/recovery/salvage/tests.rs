@@ -119,6 +119,22 @@ fn a_mark_that_is_gone_costs_no_position() {
     assert_eq!(fill_without_loss(hole.offset, hole.end, 8), Some(Filling::Marks(1)));
 }
 
+/// A sector as it was before the marks in it were written, that of the last one and an event behind it being there.
+#[test]
+fn marks_take_the_place_of_as_many_as_one_write_has() {
+    let mut segment = Segment::new(8);
+    segment.group(&[10]).marks().group(&[30]);
+    let marks = segment.groups.len() - 2;
+    let (start, end) = (segment.groups[0].1, segment.groups[marks].0);
+    assert!(marks > 4 && end.is_multiple_of(512), "{marks} marks up to {end}");
+    segment.bytes[start..end].fill(0);
+    let (salvage, positions) = salvaged(&segment, 0);
+    assert_eq!((lost(&salvage), positions), (vec![(12, 11)], vec![11, 12]));
+    let hole = salvage.holes[0];
+    assert_eq!((hole.offset, hole.end), (start, end));
+    assert_eq!(fill_without_loss(start, end, 8), Some(Filling::Marks(marks - 1)));
+}
+
 #[test]
 fn what_nobody_calls_durable_is_a_tail_and_no_hole() {
     let mut segment = Segment::new(8);

@@ -111,7 +111,7 @@ impl Segment {
     }
 
     /// Marks up to the first one that starts in a sector behind that of the last group.
-    fn marks(&mut self) -> &mut Self {
+    pub(in crate::recovery) fn marks(&mut self) -> &mut Self {
         let sector = self.end().next_multiple_of(SECTOR_BYTES);
         while self.end() <= sector {
             self.mark();
