@@ -39,7 +39,7 @@ impl Environment {
         }
     }
 
-    /// The same with another clock.
+    /// The same with another clock. It is asked under a lock of the log, so it must not call the log.
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self {

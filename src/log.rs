@@ -39,7 +39,7 @@ use crate::storage::pread::PreadDir;
 use crate::storage::read_only::ReadOnlyDir;
 use crate::storage::{Dir, Lock, fs};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock, thread};
 use crate::types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 
 /// An event log: one directory, one writing process, any number of threads, any number of processes that only read
@@ -63,8 +63,10 @@ struct Handle {
     /// What is lost, if the log was opened although it is damaged.
     degraded: Option<Degraded>,
     closed: AtomicBool,
-    /// Held while the log is being closed: all who close it wait for the one who does, and get its answer.
+    /// Never held while something else is done: what is called while the log is being closed may close it, too.
     state: Mutex<State>,
+    /// Told when the log has been closed: all who close it wait for the one who does, and get its answer.
+    is_closed: Condvar,
 }
 
 /// What the log was opened for.
@@ -84,6 +86,8 @@ enum State {
         scrubbing: Option<ScrubThread>,
         lock: Option<Box<dyn Lock>>,
     },
+    /// Somebody closes it. These threads, its own and those of the log, cannot wait until it is closed: that waits for them.
+    Closing { awaited: Vec<thread::ThreadId> },
     /// How closing it went.
     Closed(Result<()>),
 }
@@ -177,6 +181,7 @@ impl Log {
             report,
             degraded: None,
             closed: AtomicBool::new(false),
+            is_closed: Condvar::new(),
             state: Mutex::new(State::Open {
                 crew: None,
                 scrubbing,
@@ -298,6 +303,7 @@ impl Log {
             report,
             degraded,
             closed: AtomicBool::new(false),
+            is_closed: Condvar::new(),
             state: Mutex::new(State::Open {
                 crew,
                 scrubbing,
@@ -764,7 +770,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Poisoned`] if a sync failed, now or earlier; [`Error::Io`] if what had been acknowledged by the operating system alone
-    /// could not be made durable. The log is closed all the same, and whoever closes it again gets the same answer.
+    /// could not be made durable. The log is closed all the same, and whoever closes it again gets the same answer. While somebody
+    /// closes it, a subscriber of `tracing` or a waker on a thread that this waits for does not wait: it gets [`Error::Closed`].
     pub fn close(&self) -> Result<()> {
         self.0.close()
     }
@@ -772,35 +779,74 @@ impl Log {
 
 impl Handle {
     fn close(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        // An answer nobody gets: it is replaced before the lock is let go of.
-        let (crew, scrubbing, lock) = match std::mem::replace(&mut *state, State::Closed(Ok(()))) {
-            State::Open { crew, scrubbing, lock } => (crew, scrubbing, lock),
-            State::Closed(outcome) => {
-                *state = State::Closed(outcome.clone());
-                return outcome;
-            }
+        let (crew, scrubbing, lock) = {
+            let mut state = self.state.lock();
+            let awaited = loop {
+                match &*state {
+                    State::Open { crew, scrubbing, .. } => {
+                        let crew = crew.iter().flat_map(Crew::ids);
+                        let scrubbing = scrubbing.iter().map(ScrubThread::id);
+                        break crew.chain(scrubbing).chain([thread::current().id()]).collect();
+                    }
+                    State::Closing { awaited } if awaited.contains(&thread::current().id()) => {
+                        return Err(Error::Closed);
+                    }
+                    State::Closing { .. } => self.is_closed.wait(&mut state),
+                    State::Closed(outcome) => return outcome.clone(),
+                }
+            };
+            let State::Open { crew, scrubbing, lock } = std::mem::replace(&mut *state, State::Closing { awaited })
+            else {
+                unreachable!("looked at under the lock")
+            };
+            (crew, scrubbing, lock)
+        };
+        // If a caller's code panics on the way, nobody waits for ever.
+        let mut ending = Ending {
+            handle: self,
+            outcome: Err(Error::Closed),
         };
         self.closed.store(true, Ordering::Release);
-        let closed = match &self.access {
-            Access::ReadWrite(appender) => {
-                // If the storage panics, the log is poisoned, and the second time there is nothing left to do but to say so.
-                let closed = catch_unwind(AssertUnwindSafe(|| appender.close())).unwrap_or_else(|_| appender.close());
-                appender.stop_threads();
-                closed
-            }
-            Access::NoAppends(_) | Access::ReadOnly(_) => Ok(()),
+        let appender = match &self.access {
+            Access::ReadWrite(appender) => Some(appender),
+            Access::NoAppends(_) | Access::ReadOnly(_) => None,
         };
+        if let Some(appender) = appender {
+            // If the storage panics, the log is poisoned, and the second time there is nothing left to do but to say so.
+            ending.outcome = catch_unwind(AssertUnwindSafe(|| appender.close())).unwrap_or_else(|_| appender.close());
+            appender.stop_threads();
+        } else {
+            ending.outcome = Ok(());
+        }
+        let closed = ending.outcome.clone();
         if let Some(crew) = crew {
             crew.join();
         }
         if let Some(scrubbing) = scrubbing {
             scrubbing.stop();
         }
-        wake(self.watermark.close());
+        let wakers = self.watermark.close();
         drop(lock);
-        *state = State::Closed(closed.clone());
+        drop(ending);
+        // A waker may close the log again: it gets the answer.
+        if let Some(appender) = appender {
+            appender.wake_owed();
+        }
+        wake(wakers);
         closed
+    }
+}
+
+/// Says, when it is dropped, how closing the log went.
+struct Ending<'a> {
+    handle: &'a Handle,
+    outcome: Result<()>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        *self.handle.state.lock() = State::Closed(self.outcome.clone());
+        self.handle.is_closed.notify_all();
     }
 }
 

@@ -105,9 +105,11 @@ impl Scrubber {
                 Err(error) => self.take_note(&Examined::unreadable(first, error), next),
             }
         }
+        // A clock is a caller's code: it is not asked under the lock.
+        let now = self.environment.now();
         let mut status = self.status.lock();
         status.rounds += 1;
-        status.last_round_finished = Some(self.environment.now());
+        status.last_round_finished = Some(now);
         Ok(true)
     }
 
@@ -187,11 +189,17 @@ impl ScrubThread {
         }
     }
 
+    /// Which thread it is.
+    pub(crate) fn id(&self) -> thread::ThreadId {
+        self.thread.thread().id()
+    }
+
     /// Ends the thread, and waits until it has.
     pub(crate) fn stop(self) {
+        let is_own = self.id() == thread::current().id();
         drop(self.stop);
         // A waker, or a `tracing` subscriber, may drop the last handle of the log on this very thread.
-        if self.thread.thread().id() != thread::current().id() && self.thread.join().is_err() {
+        if !is_own && self.thread.join().is_err() {
             tracing::error!("the scrubbing thread panicked");
         }
     }

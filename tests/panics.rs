@@ -7,31 +7,14 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use annals::ExpectedVersion::Any;
 use annals::sim::{Environment, SimDisk};
 use annals::{Batch, Error, Log, NewEvent, Position, Timestamp};
 
 use common::gated::{Gate, Hold, gated};
-use common::open;
 use common::real::{all, event, small};
-
-/// Runs `test` in a thread of its own, so that a log that hangs is a failure.
-fn within_a_minute(test: impl FnOnce() + Send + 'static) {
-    let (tell, told) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        test();
-        tell.send(()).unwrap();
-    });
-    if told.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("somebody hangs");
-    }
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
+use common::{open, within_a_minute};
 
 fn one(data: &str) -> Batch {
     let mut batch = Batch::new();

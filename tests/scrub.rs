@@ -2,13 +2,17 @@
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use annals::sim::{Environment, SimDisk};
-use annals::{Error, ExpectedVersion, Log, NewEvent, OpenMode, Options, Read};
+use annals::{Error, ExpectedVersion, Log, NewEvent, OpenMode, Options, Read, Timestamp};
+
+use common::within_a_minute;
 
 fn options() -> Options {
     Options::new().segment_bytes(16 * 1024)
@@ -120,6 +124,21 @@ fn what_costs_no_event_is_no_damage_and_is_forgotten_when_it_is_right_again() {
     disk.clear_faults();
     let status = log.scrub().unwrap();
     assert!(status.derived_damages.is_empty() && status.harmless_damages.is_empty() && status.unreadable.is_empty());
+}
+
+#[test]
+fn a_clock_may_ask_what_scrubbing_has_found() {
+    within_a_minute(|| {
+        let disk = SimDisk::new(1);
+        let log: Arc<OnceLock<Log>> = Arc::default();
+        let asked = Arc::clone(&log);
+        let environment = Environment::deterministic(1).with_clock(move || {
+            let rounds = asked.get().map_or(0, |log| log.scrub_status().rounds);
+            Timestamp::from_micros(i64::try_from(rounds).unwrap())
+        });
+        let log = log.get_or_init(|| Log::open_in(disk.root(), options(), environment).unwrap());
+        assert_eq!(log.scrub().unwrap().rounds, 1);
+    });
 }
 
 fn real_log(path: &Path) -> Vec<PathBuf> {

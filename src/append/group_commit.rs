@@ -23,9 +23,10 @@
 //! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group is erased on disk before
 //!   anything else is written, everything placed and not written fails with it, and a new generation begins.
 //! - I6. The lock of `placing` is never held across a system call that reaches the disk.
-//! - I7. Storage, clock and subscribers of `tracing` are a caller's code, and may panic. Who leads then poisons the log, answers everyone who
+//! - I7. Storage and clock are a caller's code, and may panic. Who leads then poisons the log, answers everyone who
 //!   waits, and gives [`Committing`] back, before the panic goes on: nobody is left waiting, and the log can be closed. Under the
 //!   lock, the clock is asked only where nothing is half done.
+//! - I8. Wakers and subscribers of `tracing` are a caller's code, and may call the log. Nobody calls one who leads or holds a lock.
 
 use std::any::Any;
 use std::io;
@@ -40,7 +41,7 @@ use super::gate::Gate;
 use super::maintenance::Work;
 use super::segment_writer::{SegmentWriter, WriteFailure};
 use super::ticket::{Places, Ticket};
-use super::wake::{WakeWork, wake};
+use super::wake::{Notes, WakeWork, wake};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::format::segment_header::{Generation, SegmentHeader};
@@ -115,6 +116,8 @@ pub(crate) struct Committing {
     flush_wanted: bool,
     /// What those wait for whose batches this leader has taken to the disk, or has given up: it owes them an answer.
     owed: Vec<Arc<Gate>>,
+    /// What it has to tell once it leads no more.
+    notes: Notes,
 }
 
 /// What is decided under the lock.
@@ -214,6 +217,7 @@ impl Appender {
                 written_bytes: 0,
                 flush_wanted: false,
                 owed: Vec::new(),
+                notes: Notes::default(),
             }),
             next_position: last_position.next(),
             last_timestamp,
@@ -466,7 +470,8 @@ impl Appender {
         }
     }
 
-    fn wake_owed(&self) {
+    /// Without threads: calls the wakers that a leader left behind.
+    pub(crate) fn wake_owed(&self) {
         let owed = std::mem::take(&mut *self.owed_wakers.lock());
         wake(owed);
     }
@@ -488,18 +493,24 @@ impl Appender {
         let led = catch_unwind(AssertUnwindSafe(|| self.do_jobs(&mut committing, placing, one_job)));
         let (mut placing, panic) = match led {
             Ok(Left::Nothing(placing)) => (placing, None),
-            Ok(Left::Work(threads)) => return Self::hand_over(threads, committing),
+            Ok(Left::Work(threads)) => {
+                let notes = std::mem::take(&mut committing.notes);
+                Self::hand_over(threads, committing);
+                return notes.tell();
+            }
             Err(panic) => {
                 let what = message_of(&*panic);
                 self.poison(&mut committing, format!("the thread that led panicked: {what}"));
                 (self.placing.lock(), Some(panic))
             }
         };
+        let notes = std::mem::take(&mut committing.notes);
         placing.committing = Some(committing);
         if placing.waiting > 0 {
             self.room.notify_all();
         }
         drop(placing);
+        notes.tell();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -597,7 +608,7 @@ impl Appender {
         if SeededBug::AckBeforeSync.is_on() {
             self.answer(committing, &Ok(()));
         }
-        if let Err(failure) = committing.writer.write(group.end, sync) {
+        if let Err(failure) = committing.writer.write(group.end, sync, &mut committing.notes) {
             self.fail(committing, Some(group), failure);
             return;
         }
@@ -634,7 +645,7 @@ impl Appender {
 
     /// Makes everything that was written durable; false if that failed.
     fn flush(&self, committing: &mut Committing) -> bool {
-        if let Err(failure) = committing.writer.sync() {
+        if let Err(failure) = committing.writer.sync(&mut committing.notes) {
             self.fail(committing, None, failure);
             return false;
         }
@@ -661,7 +672,8 @@ impl Appender {
         if let Err(e) = written {
             // The file is not a segment yet, so a failed sync of it puts nothing in doubt; but it is not used again.
             if let Err(e) = self.dir.remove(prepared.name) {
-                tracing::warn!(error = %e, "a prepared segment could not be removed");
+                let tell = move || tracing::warn!(error = %e, "a prepared segment could not be removed");
+                committing.notes.add(tell);
             }
             return self.fail(committing, None, WriteFailure::Write(no_successor(&e)));
         }
@@ -699,7 +711,8 @@ impl Appender {
             )
         };
         let start = segment.visible_end();
-        let mut sealed = committing.writer.write(seal.end, !SeededBug::SealNotSynced.is_on());
+        let sync = !SeededBug::SealNotSynced.is_on();
+        let mut sealed = committing.writer.write(seal.end, sync, &mut committing.notes);
         if SeededBug::SealBeforeSuccessor.is_on() && sealed.is_ok() {
             let synced = prepared.file.sync_data().and_then(|()| self.dir.sync());
             sealed = synced.map_err(WriteFailure::Sync);
@@ -779,13 +792,19 @@ impl Appender {
         let erased = group
             .as_ref()
             .filter(|_| !SeededBug::RewindNotZeroed.is_on())
-            .map_or(Ok(()), |group| committing.writer.erase_group(group.offset, group.end));
+            .map_or(Ok(()), |group| {
+                let notes = &mut committing.notes;
+                committing.writer.erase_group(group.offset, group.end, notes)
+            });
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
             return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
         }
-        tracing::warn!(%error, "a group could not be written, taking back what was placed and not written");
+        let noted = error.clone();
+        committing.notes.add(move || {
+            tracing::warn!(error = %noted, "a group could not be written, taking back what was placed and not written");
+        });
 
         let mut placing = self.placing.lock();
         committing.owed.extend(placing.abandon());
@@ -836,7 +855,10 @@ impl Appender {
             Some(source) => format!("{cause}: {source}"),
             None => cause.to_string(),
         };
-        tracing::error!(reason, "the log is poisoned");
+        let noted = reason.clone();
+        committing
+            .notes
+            .add(move || tracing::error!(reason = noted, "the log is poisoned"));
         self.poison(committing, reason);
     }
 
@@ -923,7 +945,8 @@ impl Appender {
         }
     }
 
-    /// Accepts no more batches, waits for those under way, makes everything durable and marks it so.
+    /// Accepts no more batches, waits for those under way, makes everything durable and marks it so. Without threads, there may be wakers
+    /// to be called then ([`Appender::wake_owed`]).
     pub(crate) fn close(&self) -> Result<()> {
         let mut placing = self.placing.lock();
         placing.closed = true;
@@ -939,7 +962,6 @@ impl Appender {
         placing.flush_wanted |= committing.writer.needs_sync();
         placing.mark_wanted = true;
         self.lead(committing, placing, false);
-        self.wake_owed();
         let mut placing = self.placing.lock();
         let failure = placing.flush_failure.take();
         let is_durable = self.durable_position().get() + 1 >= placing.next_position.get();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::active::ActiveSegment;
 use super::group_commit::{Appender, CommitWork};
-use super::wake::{WakeWork, wake_loop};
+use super::wake::{WakeWork, tell, wake_loop};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::index::sealed;
@@ -45,7 +45,7 @@ pub(crate) fn commit_loop(appender: &Appender, work: &Receiver<CommitWork>) {
     while let Ok(CommitWork::Lead(committing)) = work.recv() {
         // The log is poisoned then, and nobody is left waiting.
         if catch_unwind(AssertUnwindSafe(|| appender.go_on_leading(committing))).is_err() {
-            tracing::error!("the committing thread panicked while it led");
+            tell(|| tracing::error!("the committing thread panicked while it led"));
         }
     }
 }
@@ -76,7 +76,7 @@ impl Maintenance<'_> {
         while !self.stopped {
             // A storage that panics must not end what lets go of the images of sealed segments.
             if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
-                tracing::error!("the maintaining thread panicked, going on with what comes next");
+                tell(|| tracing::error!("the maintaining thread panicked, going on with what comes next"));
             }
         }
     }
@@ -269,6 +269,11 @@ impl Crew {
         }
         appender.set_threads(senders);
         Ok(crew)
+    }
+
+    /// Which threads they are.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = thread::ThreadId> {
+        self.threads.iter().map(|thread| thread.thread().id())
     }
 
     /// Waits for the threads to end, which they were told to.

@@ -14,6 +14,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::wake::Notes;
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, write_all_at};
@@ -74,7 +75,7 @@ impl SegmentWriter {
     }
 
     /// Writes the image up to `end`, the end of a frozen group; with `sync`, everything up to there is durable afterwards.
-    pub(crate) fn write(&mut self, end: usize, sync: bool) -> Result<(), WriteFailure> {
+    pub(crate) fn write(&mut self, end: usize, sync: bool, notes: &mut Notes) -> Result<(), WriteFailure> {
         if sync && let Some(direct) = self.direct.clone() {
             match self.write_pages(&*direct, end) {
                 Ok(()) => {
@@ -83,7 +84,9 @@ impl SegmentWriter {
                 }
                 // The file system took the handle but not the write; nothing has been written. From now on without.
                 Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-                    tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
+                    notes.add(move || {
+                        tracing::info!(error = %e, "direct writes are refused, writing through the page cache");
+                    });
                     self.direct = None;
                 }
                 Err(e) if is_out_of_space(&e) => {
@@ -160,19 +163,19 @@ impl SegmentWriter {
     }
 
     /// Makes everything that was written durable.
-    pub(crate) fn sync(&mut self) -> Result<(), WriteFailure> {
-        self.write(self.written_end, true)
+    pub(crate) fn sync(&mut self, notes: &mut Notes) -> Result<(), WriteFailure> {
+        self.write(self.written_end, true, notes)
     }
 
     /// Makes sure that nothing is found of the group from `offset` to `end`, whatever part of its failed write is on the disk. Only
     /// the header can make bytes a group, and it lies in one sector: that one has to go. The rest goes so that recovery
     /// does not take it for a group that was there and is damaged; on a full disk it may have no place to be erased from.
-    pub(crate) fn erase_group(&self, offset: usize, end: usize) -> io::Result<()> {
+    pub(crate) fn erase_group(&self, offset: usize, end: usize, notes: &mut Notes) -> io::Result<()> {
         let body = offset + crate::format::group::GROUP_HEADER_BYTES;
         let zeros = vec![0; end - offset];
         write_all_at(&*self.file, &zeros[..body - offset], offset as u64)?;
         if let Err(e) = write_all_at(&*self.file, &zeros[body - offset..], body as u64) {
-            tracing::warn!(error = %e, "the body of a group that failed could not be erased");
+            notes.add(move || tracing::warn!(error = %e, "the body of a group that failed could not be erased"));
         }
         self.file.sync_data()
     }

@@ -1,6 +1,8 @@
-//! Waking tasks. A waker is a caller's code: it may block, panic, append to this very log or drop its last handle. So the thread that
-//! leads never runs one; a thread of its own does, or without threads the caller of an append once nobody leads any more.
+//! Waking tasks, and telling subscribers of `tracing`. Both are a caller's code: it may block, panic, append to this very log, close it or
+//! drop its last handle. So the thread that leads never runs any. Wakers are called by a thread of their own, or without threads by the
+//! caller of an append once nobody leads any more; what a leader has to tell is told when it leads no more ([`Notes`]).
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
@@ -20,11 +22,36 @@ pub(crate) fn wake_loop(work: &Receiver<WakeWork>) {
     }
 }
 
+/// Tells subscribers of `tracing` something, on a thread that goes on whatever they do.
+pub(crate) fn tell(tell: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(tell)));
+}
+
+/// What a leader has to tell subscribers of `tracing` once it leads no more.
+#[derive(Default)]
+pub(crate) struct Notes(Vec<Box<dyn FnOnce() + Send>>);
+
+impl Notes {
+    pub(crate) fn add(&mut self, tell: impl FnOnce() + Send + 'static) {
+        self.0.push(Box::new(tell));
+    }
+
+    pub(crate) fn tell(self) {
+        self.0.into_iter().for_each(tell);
+    }
+}
+
+impl fmt::Debug for Notes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notes({})", self.0.len())
+    }
+}
+
 /// Wakes all, whatever one of them does.
 pub(crate) fn wake(wakers: Vec<Waker>) {
     for waker in wakers {
         if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-            tracing::error!("a task's waker panicked");
+            tell(|| tracing::error!("a task's waker panicked"));
         }
     }
 }

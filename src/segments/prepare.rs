@@ -91,10 +91,10 @@ pub(crate) fn allocate(dir: &dyn Dir, name: &'static str, len: u64) -> io::Resul
     if let Err(e) = file.allocate(len) {
         drop(file);
         // What could not be had must not take what is left; whether it goes or stays changes nothing else.
-        if let Err(e) = dir.remove(name) {
-            tracing::warn!(error = %e, "an unfinished segment could not be removed");
-        }
-        return Err(e);
+        return Err(match dir.remove(name) {
+            Ok(()) => e,
+            Err(stays) => io::Error::new(e.kind(), format!("{e}; {name} could not be removed either: {stays}")),
+        });
     }
     Ok(Prepared { file, name, len })
 }

@@ -50,6 +50,9 @@ pub struct Entry {
 
 /// A folder.
 ///
+/// Some calls come from whoever writes for all others, or under a lock. So nothing here may wait for the log that lies on it: neither
+/// [`Log::append`](crate::Log::append) nor [`Log::close`](crate::Log::close), which would wait for the call they came from.
+///
 /// A name that was created, renamed or removed is durable only after [`Dir::sync`].
 pub trait Dir: Send + Sync + fmt::Debug {
     /// Opens the file `name`.

@@ -14,11 +14,29 @@ pub(crate) mod simulated;
 #[cfg(feature = "sim")]
 pub(crate) use simulated::*;
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use uuid::Uuid;
 
 /// How much is tried; 1 unless `ANNALS_TEST_EFFORT` says otherwise.
 pub(crate) fn effort() -> u64 {
     std::env::var("ANNALS_TEST_EFFORT").map_or(1, |effort| effort.parse().expect("ANNALS_TEST_EFFORT is a number"))
+}
+
+/// Runs `test` in a thread of its own, so that a log that hangs is a failure.
+pub(crate) fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        tell.send(()).unwrap();
+    });
+    if told.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("somebody hangs");
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// SplitMix64: numbers that follow from a seed.
