@@ -256,7 +256,6 @@ impl Log {
             Arc::clone(&segments),
             environment.clone(),
         ));
-        let scrubbing = ScrubThread::start(&scrubber, &options, &environment);
         let (access, crew) = if let Some(error) = recovered.no_appends {
             (Access::NoAppends(error), None)
         } else {
@@ -275,7 +274,7 @@ impl Log {
             };
             let appender = Arc::new(Appender::new(
                 dir,
-                options,
+                options.clone(),
                 environment.clone(),
                 Arc::clone(&segments),
                 Arc::clone(&watermark),
@@ -292,6 +291,8 @@ impl Log {
             };
             (Access::ReadWrite(appender), crew)
         };
+        // Last: nothing that can fail comes after it and would leave it behind.
+        let scrubbing = ScrubThread::start(&scrubber, &options, &environment);
         Ok(Self(Arc::new(Handle {
             root,
             environment,

@@ -158,3 +158,32 @@ fn a_clock_that_panics_stops_one_append_and_no_other() {
         });
     }
 }
+
+#[test]
+fn an_open_that_a_panic_cuts_short_leaves_no_thread_behind() {
+    within_a_minute(|| {
+        let disk = SimDisk::new(1);
+        let (root, gate) = gated(&disk);
+        let (kept, ended) = (Arc::new(()), Arc::new(AtomicBool::new(false)));
+        let (of_clock, has_ended) = (Arc::clone(&kept), Arc::clone(&ended));
+        let environment = Environment::deterministic(1).with_threads(true).with_clock(move || {
+            let _kept = &of_clock;
+            // Would the thread that scrubs be there, it would stay.
+            let scrubs = std::thread::current().name() == Some("annals-scrub");
+            while scrubs && !has_ended.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            Timestamp::from_micros(1)
+        });
+        open(&disk, &small(), 1).unwrap().close().unwrap();
+        gate.panic_on(Some(Hold::DirectOpens));
+        let options = small().scrub_bytes_per_second(1 << 30);
+        let opened = catch_unwind(AssertUnwindSafe(|| Log::open_in(root, options, environment)));
+        assert!(opened.is_err(), "on purpose");
+        let users = Arc::strong_count(&kept);
+        ended.store(true, Ordering::SeqCst);
+        assert_eq!(users, 1, "somebody still uses the clock");
+        let log = open(&disk, &small(), 2).unwrap();
+        log.append("s", Any, &[event("after")]).unwrap();
+    });
+}

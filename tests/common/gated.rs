@@ -18,6 +18,8 @@ pub(crate) enum Hold {
     Writes,
     /// Syncs of segments; only without direct writes, which are both in one.
     Syncs,
+    /// Opening segments for direct writes.
+    DirectOpens,
 }
 
 /// The switch of a [`gated`] disk.
@@ -110,6 +112,9 @@ impl fmt::Debug for GatedDir {
 
 impl Dir for GatedDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        if mode == OpenMode::DirectSync {
+            self.gate.pass(Hold::DirectOpens);
+        }
         let inner = self.inner.open(name, mode)?;
         if !name.starts_with('0') {
             return Ok(inner);
