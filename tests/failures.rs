@@ -920,6 +920,97 @@ mod real {
         succeeds(child_of_shell(script, "has_too_many_open_files", &home.log()));
     }
 
+    /// From now on, no file of this process may grow beyond `bytes`.
+    fn limit_file_size(bytes: Option<u64>) {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        setrlimit(Resource::Fsize, limit).unwrap();
+    }
+
+    /// Whether such a limit is what `error` is about.
+    fn is_too_large(error: &Error) -> bool {
+        match error {
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::FileTooLarge,
+            Error::Poisoned { reason } => reason.contains("File too large"),
+            _ => false,
+        }
+    }
+
+    /// A process whose files may not be as large as a segment is.
+    #[test]
+    fn meets_a_limit_on_the_size_of_files() {
+        let Some(path) = path_of_child() else { return };
+        let new = [annals::NewEvent::new("t", &[7; 700])];
+        // Within a group, between sectors, between pages; and where one group ends and the header of the next one begins.
+        for limit in [9000, 8192 + 512, 8192, 8040, 8048, 8056, 8064, 8072, 8080, 8088] {
+            for options in [small(), small().direct_io(false)] {
+                let home = path.join(format!("{limit} {}", options.direct_io));
+                let log = Log::open(&home, options.clone()).unwrap();
+                limit_file_size(Some(limit));
+                let mut appended = 0;
+                let error = loop {
+                    match log.append("s", Any, &new) {
+                        Ok(_) => appended += 1,
+                        Err(error) => break error,
+                    }
+                };
+                assert!(is_too_large(&error), "{error:?}");
+                assert!(is_too_large(&log.append("s", Any, &new).unwrap_err()));
+                assert_eq!(all_ways(&log).unwrap(), appended);
+                // A header that may be there in part could not be taken back.
+                let is_poisoned = matches!(error, Error::Poisoned { .. });
+                assert_eq!(is_poisoned, (8056..8096).contains(&limit), "{limit} {error:?}");
+                assert_eq!(log.close().is_err(), is_poisoned);
+                drop(log);
+                // An open has enough in the place that there is.
+                let log = Log::open(&home, options.clone()).unwrap();
+                assert_eq!(all_ways(&log).unwrap(), appended);
+                drop(log);
+                limit_file_size(None);
+                let log = Log::open(&home, options).unwrap();
+                assert_eq!(all_ways(&log).unwrap(), appended);
+                log.append("s", Any, &new).unwrap();
+                log.close().unwrap();
+            }
+        }
+        // The segment at hand may be as large as it is, the next one not.
+        let home = path.join("next");
+        Log::open(&home, small()).unwrap().close().unwrap();
+        limit_file_size(Some(20 << 10));
+        let log = Log::open(&home, small().segment_bytes(32 << 10)).unwrap();
+        let mut appended = 0;
+        let error = loop {
+            match log.append("s", Any, &new) {
+                Ok(_) => appended += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(is_too_large(&error) && matches!(error, Error::Io { .. }), "{error:?}");
+        assert_eq!(all_ways(&log).unwrap(), appended);
+        let error = Log::open(path.join("new"), small().segment_bytes(32 << 10)).unwrap_err();
+        assert!(is_too_large(&error), "{error:?}");
+        limit_file_size(None);
+        log.append("s", Any, &new).unwrap();
+        assert_eq!(all_ways(&log).unwrap(), appended + 1);
+        log.close().unwrap();
+        println!("\ndone");
+    }
+
+    #[test]
+    fn a_limit_on_the_size_of_files_stops_appends_and_costs_nothing() {
+        let home = Home::new();
+        // The signal that would end the process is ignored, as a service that sets such a limit has it.
+        let script = "trap '' XFSZ && exec \"$@\"";
+        succeeds(child_of_shell(
+            script,
+            "meets_a_limit_on_the_size_of_files",
+            home.outside(),
+        ));
+    }
+
     fn set_mode(path: &Path, mode: u32) {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
