@@ -304,6 +304,46 @@ fn append_ends_when_nobody_reads_its_answers() {
 }
 
 #[test]
+fn append_says_that_what_it_could_not_print_may_be_in_the_log() {
+    let (_temp, dir) = log_dir();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = command(&["append", &dir]).stdout(full).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"s\tx\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    Done {
+        status: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+    .failed(
+        1,
+        &["standard output", "No space left", "without an `ok` may be in the log"],
+    );
+    assert_eq!(payloads(&dir), [b"x"]);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_named() {
+    let (_temp, dir) = log_dir();
+    // Of 512 or 1024 bytes each; the signal, which ends the process, is ignored.
+    let script = "trap '' XFSZ && ulimit -f 8 && exec \"$@\"";
+    let append = command(&["append", &dir]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", script, "sh"])
+        .arg(append.get_program())
+        .args(append.get_args());
+    let output = shell.stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("File too large") && stderr.contains("ulimit -f"),
+        "{stderr}"
+    );
+    annals(&["append", &dir], "s\tx\n").ok();
+}
+
+#[test]
 fn cat_ends_quietly_when_its_reader_has_enough() {
     let (_temp, dir) = log_dir();
     let input = format!("s\t{}\n", "x".repeat(1000)).repeat(2000);
@@ -598,6 +638,17 @@ fn a_repair_says_what_it_does_and_does_it() {
     assert_eq!(annals(&["append", &dir], "s-1\tmore\n").ok().text(), "ok 101 s-1 11\n");
     let again = annals(&["repair", &dir], "").ok();
     assert_eq!(again.text(), "nothing is damaged\n");
+}
+
+#[test]
+fn what_cannot_be_repaired_is_3_and_sends_nobody_back_to_verify() {
+    let (_temp, dir) = log_dir();
+    annals(&["append", &dir], "s\tx\n").ok();
+    fs::remove_dir_all(Path::new(&dir).join("segments")).unwrap();
+    for args in [&["repair", &dir][..], &["repair", &dir, "--dry-run"]] {
+        let done = annals(args, "").failed(3, &["folder of segments that is missing", "restore a backup"]);
+        assert!(!done.stderr.contains("verify"), "{}", done.stderr);
+    }
 }
 
 #[test]

@@ -135,8 +135,9 @@ fn advice(error: &annals::Error) -> Option<&'static str> {
         annals::Error::Io { source, .. } => match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => Some("cat, export, stat and verify need not write"),
             io::ErrorKind::PermissionDenied => {
-                Some("writing needs the permission to write, cat, export, stat and verify to read")
+                Some("cat, export, stat and verify need the permission to read, all others that to write, too")
             }
+            io::ErrorKind::FileTooLarge => Some("raise the limit on the size of files (ulimit -f)"),
             _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => Some("raise the limit (ulimit -n)"),
             _ => None,
         },

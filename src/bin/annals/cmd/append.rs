@@ -175,13 +175,14 @@ impl Appender {
 /// The printing thread. It ends at the end of the input, or with the first failure; then `stopped` tells the reading thread
 /// to take in no more.
 fn print_all<W: Write>(receiver: &Receiver<Handed>, out: &mut Output<W>, stopped: &AtomicBool) -> Result<(), Failure> {
+    let unprinted = |failure: Failure| failure.and("lines without an `ok` may be in the log");
     let mut lines = Vec::new();
     let mut line_number = 0_u64;
     loop {
         let handed = match receiver.try_recv() {
             Ok(handed) => handed,
             Err(TryRecvError::Empty) => {
-                out.flush()?;
+                out.flush().map_err(unprinted)?;
                 match receiver.recv() {
                     Ok(handed) => handed,
                     Err(mpsc::RecvError) => break,
@@ -193,12 +194,12 @@ fn print_all<W: Write>(receiver: &Receiver<Handed>, out: &mut Output<W>, stopped
         let (stream, ticket) = match handed {
             Handed::Placed { stream, ticket } => (stream, ticket),
             Handed::Failed(failure) => {
-                out.flush()?;
+                out.flush().map_err(unprinted)?;
                 return Err(failure);
             }
         };
         if !ticket.is_done() {
-            out.flush()?;
+            out.flush().map_err(unprinted)?;
         }
         match ticket.wait() {
             Ok(parts) => {
@@ -206,11 +207,11 @@ fn print_all<W: Write>(receiver: &Receiver<Handed>, out: &mut Output<W>, stopped
                 for part in parts {
                     acknowledge(&mut lines, &stream, &part).map_err(Failure::output)?;
                 }
-                out.write(&lines)?;
+                out.write(&lines).map_err(unprinted)?;
             }
             Err(error) => {
                 stopped.store(true, Ordering::Relaxed);
-                out.flush()?;
+                out.flush().map_err(unprinted)?;
                 let failure = Failure::from(error).at(format_args!("line {line_number}"));
                 return Err(match count_appended(receiver) {
                     0 => failure,
@@ -219,7 +220,7 @@ fn print_all<W: Write>(receiver: &Receiver<Handed>, out: &mut Output<W>, stopped
             }
         }
     }
-    out.flush()
+    out.flush().map_err(unprinted)
 }
 
 /// How many of the lines that have been taken in are in the log. Waits for no input (I3).

@@ -45,6 +45,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let report = annals::repair(&args.dir, &RepairOptions::new().dry_run(args.dry_run), |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
+    })
+    .map_err(|error| match error {
+        annals::Error::Damaged { .. } => Failure::because("this cannot be repaired", &error).and("restore a backup"),
+        other => other.into(),
     })?;
     bar.finish_and_clear();
     let json = as_json(&report).to_string();
