@@ -26,7 +26,8 @@
 //! - I7. Storage and clock are a caller's code, and may panic. Who leads then poisons the log, answers everyone who
 //!   waits, and gives [`Committing`] back, before the panic goes on: nobody is left waiting, and the log can be closed. Under the
 //!   lock, the clock is asked only where nothing is half done.
-//! - I8. Wakers and subscribers of `tracing` are a caller's code, and may call the log. Nobody calls one who leads or holds a lock.
+//! - I8. Wakers and subscribers of `tracing` are a caller's code, and may call the log. Nobody calls one who leads or holds a lock,
+//!   except that a log without threads does maintenance while it leads.
 
 use std::any::Any;
 use std::io;
