@@ -351,24 +351,18 @@ fn read_end(examiner: &Examiner<'_>, patience: Duration) -> Result<End> {
 
 /// What the newest segment is to the plan; `None` if it is damaged, or cannot be read.
 fn kind(newest: &Examined) -> Option<Newest> {
+    let first = newest.first;
     match &newest.state {
         _ if !newest.damages.is_empty() => None,
         State::Unreadable(_) => None,
-        State::NoHeader(_) => Some(Newest::HeaderUnreadable { first: newest.first }),
-        State::Read { scan, .. } if scan.seal.is_some() => Some(Newest::Sealed),
-        State::Read { scan, .. } if scan.has_groups => Some(Newest::HasGroups),
-        State::Read { .. } => Some(Newest::NoGroups { first: newest.first }),
+        &State::NoHeader { is_unused, .. } => Some(Newest::HeaderUnreadable { first, is_unused }),
+        State::Read { scan, .. } => Some(Newest::scanned(first, scan)),
     }
 }
 
 /// What the segment before the newest is to the plan; `None` if it is damaged, or cannot be read.
 fn kind_before(before: &Examined) -> Option<Before> {
-    let scan = before.scan().filter(|_| before.damages.is_empty())?;
-    let last = scan.last_position;
-    Some(match scan.seal {
-        Some(_) => Before::Sealed { last },
-        None => Before::Open { last },
-    })
+    before.scan().filter(|_| before.damages.is_empty()).map(Before::scanned)
 }
 
 fn is_gone(examined: &Examined) -> bool {

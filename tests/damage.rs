@@ -10,7 +10,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use annals::sim::{CrashMode, SimDisk};
-use annals::{Error, Log, Options, Read, Verdict, Version};
+use annals::{Error, Log, OpenMode, Options, Read, Verdict, Version};
 use common::{Checked, Found, all_files, batch_of, copy, effort, ensure, open, read, snapshot_bytes, whole_log};
 
 const STREAMS: [&str; 4] = ["first", "middle", "all", "last"];
@@ -701,4 +701,111 @@ fn a_flipped_bit_beside_a_payload_of_zeros_is_never_a_silent_loss() {
     assert_eq!(log.last_position().get(), 1);
     assert_eq!(log.recovery().verdict, Verdict::AmbiguousLastGroup);
     assert!(log.recovery().quarantined.is_some());
+}
+
+/// The seal of a segment reads as zeros, and the one after it, which has events, is hurt so that a scan finds no group in it: that looks
+/// like a roll that did not finish, and is none, because the successor is written to only once the seal is durable.
+#[test]
+fn a_segment_that_was_written_to_is_never_taken_for_an_unfinished_roll() {
+    for whole in Whole::both() {
+        let [.., full, active] = &whole.segments[..] else {
+            panic!("several segments")
+        };
+        let unsealed = without_seal(&whole.bytes(full));
+        let bytes = whole.bytes(active);
+        let noise: Vec<u8> = (0..4096u32).map(|i| i.wrapping_mul(193).to_le_bytes()[1]).collect();
+        let first = groups_of(&bytes)[0];
+        let mut one_group = bytes.clone();
+        one_group[first.end..].fill(0);
+        one_group[first.end - 1] ^= 1;
+        for (what, bytes, kept) in [
+            ("a header of zeros", with_page(&bytes, &[0; 4096]), whole.events.len()),
+            ("a header of noise", with_page(&bytes, &noise), whole.events.len()),
+            (
+                "one group, in doubt",
+                one_group,
+                usize::try_from(first.first - 1).unwrap(),
+            ),
+            ("no byte of it", Vec::new(), usize::try_from(first.first - 1).unwrap()),
+        ] {
+            let context = format!("{}, {what}", whole.name);
+            let hurt = |disk: &SimDisk| {
+                disk.write_file(full, &unsealed).unwrap();
+                disk.write_file(active, &bytes).unwrap();
+            };
+            let refused = Ok(Outcome::Refused { first_lost: None });
+            assert_eq!(whole.after(hurt), refused, "{context}");
+            let disk = copy(&whole.disk);
+            hurt(&disk);
+            let read_only = open(&disk, &options().mode(OpenMode::ReadOnly), 9).map(drop);
+            let Err(Error::Damaged { report }) = read_only else {
+                panic!("{context}: {read_only:?}")
+            };
+            assert_eq!(report.damages[0].positions, None, "{context}: how many, nobody knows");
+            let report = on_files(&disk, |path| annals::verify(path, |_| ()).unwrap());
+            assert_eq!(report.verdict, None, "{context}: {report:?}");
+            assert!(!report.damages.is_empty(), "{context}: {report:?}");
+            let log = open(&disk, &options().mode(OpenMode::Degraded), 9).unwrap();
+            let read: Vec<_> = log.read_all(Read::forward()).unwrap().filter_map(Result::ok).collect();
+            let found: Vec<_> = read.iter().map(|event| Found::from(event.as_ref())).collect();
+            assert_eq!(found, whole.events[..kept], "{context}");
+            let is_told = !log.losses().unwrap().is_empty() || log.recovery().verdict == Verdict::AmbiguousLastGroup;
+            assert!(is_told || kept == whole.events.len(), "{context}");
+        }
+    }
+}
+
+/// The same with nothing behind the first page, whatever stands there: it cost no event, and is kept.
+#[test]
+fn an_unfinished_roll_with_a_bad_header_is_removed_and_told() {
+    let whole = Whole::new(true);
+    let [.., full, active] = &whole.segments[..] else {
+        panic!("several segments")
+    };
+    let len = whole.bytes(active).len();
+    let last = groups_of(&whole.bytes(active))[0].first - 1;
+    for page in [vec![0; 4096], vec![0x5a; 4096]] {
+        let disk = copy(&whole.disk);
+        disk.write_file(full, &without_seal(&whole.bytes(full))).unwrap();
+        disk.write_file(active, &with_page(&vec![0; len], &page)).unwrap();
+        let report = on_files(&disk, |path| annals::verify(path, |_| ()).unwrap());
+        assert_eq!(report.verdict, Some(Verdict::Clean));
+        for mode in [OpenMode::ReadOnly, OpenMode::Degraded, OpenMode::ReadWrite] {
+            let disk = copy(&disk);
+            let log = open(&disk, &options().mode(mode), 9).unwrap();
+            assert_eq!(log.last_position().get(), last, "{mode:?}");
+            let report = log.recovery();
+            assert_eq!((report.verdict, report.cut_bytes), (Verdict::Clean, 0));
+            let kept = report.removed.as_ref().map(|path| {
+                let path = path.strip_prefix("/sim").unwrap().to_str().unwrap();
+                disk.read_file(path).unwrap()
+            });
+            let is_kept = mode != OpenMode::ReadOnly && page[0] != 0;
+            assert!(kept == is_kept.then(|| page.clone()), "{mode:?}");
+            assert_eq!(disk.read_file(active).is_some(), mode == OpenMode::ReadOnly);
+        }
+    }
+}
+
+/// The bytes of a sealed segment as they were before it was sealed.
+fn without_seal(bytes: &[u8]) -> Vec<u8> {
+    let seal = *groups_of(bytes).last().unwrap();
+    let mut unsealed = bytes.to_vec();
+    unsealed[seal.offset..seal.end].fill(0);
+    unsealed
+}
+
+fn with_page(bytes: &[u8], page: &[u8]) -> Vec<u8> {
+    [page, &bytes[page.len()..]].concat()
+}
+
+/// Puts the files of `disk` into a real directory.
+fn on_files<T>(disk: &SimDisk, look: impl FnOnce(&std::path::Path) -> T) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, bytes) in all_files(disk) {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    look(dir.path())
 }

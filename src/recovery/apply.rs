@@ -2,7 +2,7 @@
 //!
 //! In this order, each step safe to be interrupted and repeated:
 //! 1. What is found damaged is reported, and nothing has been changed.
-//! 2. An unfinished roll is removed.
+//! 2. An unfinished roll is removed; its first page is kept in `quarantine/` if it is not what it should be.
 //! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably. If there is no space for that, what holds nothing is
 //!    removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
 //! 4. What is adopted beyond the last proven durable point is written again, what is cut off is overwritten with zeros, and
@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fill::garbage_end;
 use super::mend::{self, Mend, MendedSegment, mend};
-use super::plan::{Before, Decision, Newest, decide, needs_before};
+use super::plan::{Before, Decision, Newest, decide, is_unused, needs_before};
 use super::rebuild::IndexBuilder;
 use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
@@ -62,6 +63,9 @@ pub struct RecoveryReport {
     /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for writing: the
     /// disk is full, so they are where they were and not shown, and appends answer [`Error::Io`] until the log is opened with some space.
     pub quarantined: Option<PathBuf>,
+    /// Where the first page of the newest segment was put, which was removed with nothing behind it: a roll that did not finish, and
+    /// a page that is not the header it should be. It cost no event.
+    pub removed: Option<PathBuf>,
 }
 
 /// A log that is ready to be used.
@@ -98,6 +102,7 @@ pub(crate) struct RecoveredSegment {
 pub(super) struct Surveyed {
     pub(super) first: Position,
     pub(super) file: Arc<dyn File>,
+    /// `None` if the header is unreadable.
     pub(super) contents: Option<Contents>,
 }
 
@@ -197,6 +202,7 @@ pub(crate) fn recover_degraded(
             last_timestamp: found.or(mending.last_timestamp),
             no_appends: None,
             rolled_at: None,
+            removed: None,
             scanned_bytes: 0,
         };
         adopt(root, dir, log_id, end, started)?
@@ -293,6 +299,7 @@ fn recover_end(
         .and_then(|c| c.scan.last_timestamp);
     let mut no_appends = None;
     let mut rolled_at = None;
+    let mut removed = None;
     match decide(is, before_is) {
         Decision::Newest => {
             if let Some(before) = &mut before {
@@ -305,20 +312,13 @@ fn recover_end(
             last_lost,
         } => {
             let path = segments_dir.path().join(names::segment(newest_first));
-            let positions = first_lost.zip(last_lost);
-            return Err(match (first_lost, positions) {
-                // How many there were, nobody knows.
-                (Some(first), None) => damaged(
-                    path,
-                    0,
-                    None,
-                    &format!("{what}, and with it all from position {first} on,"),
-                ),
-                _ => damaged(path, 0, positions, what),
-            });
+            return Err(refused(path, what, first_lost, last_lost));
         }
         Decision::RemoveNewest => {
-            no_appends = unless_full(remove_unfinished_roll(root, &segments_dir, &newest))?.err();
+            match unless_full(remove_unfinished_roll(root, &segments_dir, &newest))? {
+                Ok(kept) => removed = kept,
+                Err(error) => no_appends = Some(error),
+            }
             rolled_at = Some(newest_first);
             firsts.pop();
             if let Some(surveyed) = before.take() {
@@ -345,6 +345,7 @@ fn recover_end(
         last_timestamp,
         no_appends,
         rolled_at,
+        removed,
         scanned_bytes,
     };
     adopt(root, segments_dir, *log_id, end, started)
@@ -358,6 +359,8 @@ struct End {
     no_appends: Option<Error>,
     /// Where the successor of the newest segment began, if one was removed.
     rolled_at: Option<Position>,
+    /// What was kept of it.
+    removed: Option<PathBuf>,
     scanned_bytes: u64,
 }
 
@@ -375,6 +378,7 @@ fn adopt(
         last_timestamp,
         mut no_appends,
         rolled_at,
+        removed,
         scanned_bytes,
     } = end;
     let Surveyed {
@@ -400,6 +404,7 @@ fn adopt(
         scanned_bytes,
         elapsed: Duration::ZERO,
         quarantined: None,
+        removed,
     };
     let mut cut_end = found.end;
     // Where a successor was made, it says which position comes next: what was cut off in front of it is a seal.
@@ -477,6 +482,20 @@ fn adopt(
         report,
         segments_dir,
     })
+}
+
+/// What [`Decision::Damaged`] says of the newest segment, which is the file `path`.
+pub(super) fn refused(path: PathBuf, what: &str, first_lost: Option<Position>, last_lost: Option<Position>) -> Error {
+    match (first_lost, last_lost) {
+        // How many there were, nobody knows.
+        (Some(first), None) => damaged(
+            path,
+            0,
+            None,
+            &format!("{what}, and with it all from position {first} on,"),
+        ),
+        _ => damaged(path, 0, first_lost.zip(last_lost), what),
+    }
 }
 
 pub(crate) fn damaged(path: PathBuf, offset: u64, positions: Option<(Position, Position)>, what: &str) -> Error {
@@ -749,11 +768,13 @@ impl Surveyed {
 
     pub(super) fn kind(&self, dir: &Arc<dyn Dir>) -> Result<Newest> {
         self.check_tail(dir)?;
+        let first = self.first;
         Ok(match &self.contents {
-            None => Newest::HeaderUnreadable { first: self.first },
-            Some(contents) if contents.scan.seal.is_some() => Newest::Sealed,
-            Some(contents) if contents.scan.has_groups => Newest::HasGroups,
-            Some(_) => Newest::NoGroups { first: self.first },
+            None => Newest::HeaderUnreadable {
+                first,
+                is_unused: is_unused(&self.read(dir)?),
+            },
+            Some(contents) => Newest::scanned(first, &contents.scan),
         })
     }
 
@@ -764,15 +785,18 @@ impl Surveyed {
                 let path = dir.path().join(names::segment(self.first));
                 Err(damaged(path, 0, None, "header of a segment that is unreadable"))
             }
-            Some(contents) => {
-                let last = contents.scan.last_position;
-                Ok(if contents.scan.seal.is_some() {
-                    Before::Sealed { last }
-                } else {
-                    Before::Open { last }
-                })
-            }
+            Some(contents) => Ok(Before::scanned(&contents.scan)),
         }
+    }
+
+    /// All bytes of the file, as far as a segment can reach.
+    fn read(&self, dir: &Arc<dyn Dir>) -> Result<Vec<u8>> {
+        let path = dir.path().join(names::segment(self.first));
+        let len = self.file.len().at(&path, "asking for a length")?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(segment_max())];
+        let read = read_up_to(&*self.file, &mut bytes, 0).at(&path, "reading a segment")?;
+        bytes.truncate(read);
+        Ok(bytes)
     }
 }
 
@@ -794,25 +818,23 @@ fn adopt_seal(dir: &Arc<dyn Dir>, before: &mut Surveyed) -> Result<()> {
         .at(&path, "writing the end of a sealed segment again")
 }
 
-/// Removes the file of a segment in which nothing can be; whatever is in it all the same is kept aside.
-fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surveyed) -> Result<()> {
+/// Removes the file of a segment in which nothing can be, and says where its first page was kept, if that is not what it should be.
+fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surveyed) -> Result<Option<PathBuf>> {
     let name = names::segment(newest.first);
-    let path = dir.path().join(&name);
-    let is_empty = newest
-        .contents
-        .as_ref()
-        .is_some_and(|contents| contents.scan.tail == Tail::Clean);
-    if !is_empty {
-        let len = newest.file.len().at(&path, "asking for a length")?;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(segment_max())];
-        let read = read_up_to(&*newest.file, &mut bytes, 0).at(&path, "reading a segment")?;
-        bytes.truncate(read);
-        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        quarantine(root, dir, newest.first, 0, &bytes[..end])?;
+    let mut kept = None;
+    if newest.contents.is_none() {
+        let mut bytes = newest.read(dir)?;
+        bytes.truncate(garbage_end(&bytes, 0));
+        if !bytes.is_empty() {
+            let path = quarantine(root, dir, newest.first, 0, &bytes)?;
+            tracing::warn!(kept = %path.display(), "damaged, and no event lost: the header of a segment without groups");
+            kept = Some(path);
+        }
     }
     dir.remove(&name)
         .and_then(|()| dir.sync())
-        .at(&path, "removing an unfinished segment")
+        .at(&dir.path().join(name), "removing an unfinished segment")?;
+    Ok(kept)
 }
 
 /// How much of a file there can be to read, whatever its length.

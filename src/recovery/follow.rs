@@ -18,7 +18,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::apply::{Contents, RecoveryReport, Surveyed, damaged, list_segments, open_segment, read_meta, survey};
+use super::apply::{
+    Contents, RecoveryReport, Surveyed, damaged, list_segments, open_segment, read_meta, refused, survey,
+};
 use super::plan::{Before, Decision, decide, needs_before};
 use super::rebuild::IndexBuilder;
 use super::scan::{Scan, Tail, Verdict, scan, scan_on};
@@ -102,6 +104,7 @@ impl Follower {
             scanned_bytes,
             elapsed: Duration::ZERO,
             quarantined: None,
+            removed: None,
         };
         if is_locked {
             // What comes after is being written.
@@ -257,8 +260,7 @@ fn survey_end(dir: &Arc<dyn Dir>, log_id: &LogId) -> Result<SurveyedEnd> {
             last_lost,
         } => {
             let path = dir.path().join(names::segment(newest_first));
-            let positions = first_lost.map(|first| (first, last_lost.unwrap_or(first)));
-            return Err(damaged(path, 0, positions, what));
+            return Err(refused(path, what, first_lost, last_lost));
         }
         // A roll that is under way, or did not finish.
         Decision::RemoveNewest => {

@@ -14,6 +14,7 @@ use super::fill::{
     EVENT_BYTES_MIN, EVENTS_MAX, Filler, Loss, MADE_SEGMENT_BYTES, Patch, events_in, garbage_end, header_from_groups,
     ranges,
 };
+use super::plan::{self, is_unused};
 use super::salvage::salvage;
 use super::scan::{Hole, Tail, Visitor};
 use crate::environment::Environment;
@@ -432,19 +433,18 @@ impl Mender<'_> {
         Ok(bytes)
     }
 
-    /// Whether the newest file has no group: then it may be what is left of a roll.
+    /// Whether nothing has been written into the newest file: then it may be what is left of a roll.
     fn holds_nothing(&mut self, found: &FileFound) -> Result<bool> {
         let bytes = self.read(found)?;
         let header = found
             .header
             .or_else(|| header_from_groups(&bytes, self.log_id, found.first, Position::START, &found.salts));
         Ok(match header {
-            None => true,
+            None => is_unused(&bytes),
             Some(header) => {
                 let salvaged = salvage(&bytes, &header, Position::START, &mut ());
-                !salvaged.scan.has_groups
-                    && salvaged.holes.is_empty()
-                    && !matches!(salvaged.scan.tail, Tail::Damaged { .. })
+                let is = plan::Newest::scanned(found.first, &salvaged.scan);
+                salvaged.holes.is_empty() && matches!(is, plan::Newest::NoGroups { is_unused: true, .. })
             }
         })
     }

@@ -10,6 +10,7 @@ use crate::format::group::GroupHeader;
 use crate::format::record::{EventRef, LostRef};
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
+use crate::recovery::plan::is_unused;
 use crate::recovery::salvage::salvage;
 use crate::recovery::scan::{Hole, Scan, Tail, Visitor};
 use crate::storage::{Dir, OpenMode, read_up_to};
@@ -37,8 +38,11 @@ pub(crate) struct Examined {
 pub(crate) enum State {
     /// The operating system refused.
     Unreadable(Error),
-    /// What stands in the place of the header.
-    NoHeader(&'static str),
+    NoHeader {
+        /// What stands in the place of the header.
+        what: &'static str,
+        is_unused: bool,
+    },
     Read {
         header: SegmentHeader,
         scan: Scan,
@@ -66,7 +70,7 @@ impl Examined {
     pub(crate) fn scan(&self) -> Option<&Scan> {
         match &self.state {
             State::Read { scan, .. } => Some(scan),
-            State::Unreadable(_) | State::NoHeader(_) => None,
+            State::Unreadable(_) | State::NoHeader { .. } => None,
         }
     }
 
@@ -113,7 +117,7 @@ impl Examined {
                 let what = format!("segment that cannot be read: {cause}");
                 found.unreadable = Some(self.damage(dir, 0, lost_from(self.first), &what));
             }
-            State::NoHeader(what) => found.damages.push(self.damage(dir, 0, lost_from(self.first), what)),
+            State::NoHeader { what, .. } => found.damages.push(self.damage(dir, 0, lost_from(self.first), what)),
             // Said already.
             State::Read { scan, .. } if matches!(scan.tail, Tail::Damaged { .. }) => {}
             State::Read { scan, .. } if scan.seal.is_some() && !is_followed => {
@@ -271,7 +275,10 @@ impl Examiner<'_> {
         };
         let header = match header_of(&buffer, first, self.log_id) {
             Ok(header) => header,
-            Err(HeaderError::Invalid(what)) => return Ok(Examined::new(first, bytes, State::NoHeader(what))),
+            Err(HeaderError::Invalid(what)) => {
+                let is_unused = is_unused(&buffer);
+                return Ok(Examined::new(first, bytes, State::NoHeader { what, is_unused }));
+            }
             Err(HeaderError::Unsupported(found)) => return Err(unsupported(found)),
         };
         // What is behind it is no part of it.
