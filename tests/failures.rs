@@ -269,6 +269,48 @@ fn a_follower_sees_a_segment_that_took_the_place_of_an_empty_one() {
     );
 }
 
+/// What a follower says is lost is lost, and all else is not: neither what is whole behind the damage, nor anything where a mark is hurt.
+#[test]
+fn a_follower_names_the_positions_that_are_lost_and_no_others() {
+    let path = "segments/00000000000000000001.log";
+    let event = |log: &Log, data: &str| log.append("alpha", Any, &[NewEvent::new("t", data)]).unwrap();
+    // A group among others, and a mark.
+    for (hurt, lost) in [(Some("second"), Some((2, 2))), (None, None)] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, &small(), 1).unwrap();
+        event(&log, "first");
+        let follower = open(&disk, &small().mode(OpenMode::ReadOnly), 1).unwrap();
+        if hurt.is_none() {
+            log.close().unwrap();
+        }
+        let mark = disk.read_file(path).unwrap().iter().rposition(|&byte| byte != 0);
+        let log = if hurt.is_none() {
+            open(&disk, &small(), 2).unwrap()
+        } else {
+            log
+        };
+        for data in ["second", "third", "fourth"] {
+            event(&log, data);
+        }
+        log.close().unwrap();
+        let bytes = disk.read_file(path).unwrap();
+        let at = match hurt {
+            Some(data) => bytes.windows(data.len()).position(|bytes| bytes == data.as_bytes()),
+            None => mark,
+        };
+        disk.flip_bit(path, at.unwrap() as u64, 0).unwrap();
+        for found in [follower.refresh().map(drop), open(&disk, &small(), 3).map(drop)] {
+            let Err(Error::Damaged { report }) = found else {
+                panic!("{hurt:?}: {found:?}")
+            };
+            let positions = report.damages[0]
+                .positions
+                .map(|(first, last)| (first.get(), last.get()));
+            assert_eq!((report.damages.len(), positions), (1, lost), "{hurt:?}");
+        }
+    }
+}
+
 // A full disk.
 
 const BLOCK: u64 = 4096;

@@ -735,6 +735,18 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
     })
 }
 
+/// All that is damaged in the segment that is the file `path`, of which a scan found the first at `offset`.
+pub(super) fn damaged_end(path: &Path, bytes: &[u8], header: &SegmentHeader, offset: usize) -> Error {
+    let mut damages = damages(path, bytes, header);
+    // Of the first one it is known which record is bad.
+    if let Some(first) = damages.first_mut() {
+        first.offset = offset as u64;
+    }
+    Error::Damaged {
+        report: Arc::new(DamageReport { damages }),
+    }
+}
+
 impl Surveyed {
     pub(super) fn len(&self) -> u64 {
         self.contents.as_ref().map_or(SEGMENT_HEADER_BYTES as u64, |contents| {
@@ -747,16 +759,7 @@ impl Surveyed {
         let Some(contents) = &self.contents else { return Ok(()) };
         let path = dir.path().join(names::segment(self.first));
         match contents.scan.tail {
-            Tail::Damaged { offset, .. } => {
-                let mut damages = damages(&path, contents.image.all(), &contents.header);
-                // Of the first one it is known which record is bad.
-                if let Some(first) = damages.first_mut() {
-                    first.offset = offset as u64;
-                }
-                Err(Error::Damaged {
-                    report: Arc::new(DamageReport { damages }),
-                })
-            }
+            Tail::Damaged { offset, .. } => Err(damaged_end(&path, contents.image.all(), &contents.header, offset)),
             Tail::UnknownKind { kind, .. } => Err(Error::UnsupportedFormat {
                 path,
                 found: kind.into(),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::apply::{
-    Contents, RecoveryReport, Surveyed, damaged, list_segments, open_segment, read_meta, refused, survey,
+    Contents, RecoveryReport, Surveyed, damaged, damaged_end, list_segments, open_segment, read_meta, refused, survey,
 };
 use super::plan::{Before, Decision, decide, needs_before};
 use super::rebuild::IndexBuilder;
@@ -308,13 +308,10 @@ impl End {
         }
         let found = scan_on(&self.image.all()[..end.min(len)], &self.header, self.shown, &mut ());
         match found.tail {
-            Tail::Damaged {
-                offset,
-                last_durable,
-                what,
-            } => {
-                let lost = (found.last_position.next(), last_durable);
-                Err(self.segment.damaged(offset, Some(lost), what))
+            Tail::Damaged { offset, .. } => {
+                self.read_to(dir, &mut read_end, len)?;
+                let path = self.segment.path();
+                Err(damaged_end(&path, self.image.all(), &self.header, offset))
             }
             Tail::UnknownKind { kind, .. } => Err(Error::UnsupportedFormat {
                 path: self.segment.path(),
