@@ -8,9 +8,10 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
-use annals::sim::{Environment, SimDisk};
-use annals::{Error, ExpectedVersion, Log, Loss, NewEvent, Position, Read, RepairOptions, repair_in};
+use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+use annals::{Error, ExpectedVersion, Log, Loss, NewEvent, OpenMode, Position, Read, RepairOptions, repair_in};
 use common::hurt::{Sample, Stored, damage, degraded, groups_of, open, options, sample};
 use common::{Rng, effort};
 
@@ -395,4 +396,55 @@ fn damage_after_a_repair_is_told() {
         both += usize::from(repaired && streams > 0);
     }
     assert!(checked > 100 && both > 20, "{checked} streams, {both} logs");
+}
+
+/// The last group of a damaged log is whole, and only in the page cache, because its sync had failed. A new segment behind it says that
+/// it was there: so it has to be durable first, or a power cut makes a loss of what was shown.
+#[test]
+fn a_new_segment_stands_on_nothing_that_a_power_cut_takes_back() {
+    let path = "segments/00000000000000000001.log";
+    for options in [options(), options().pad_groups_to(4096).segment_bytes(64 * 1024)] {
+        let disk = SimDisk::new(3);
+        let log = open(&disk, options.clone().direct_io(false), 3).unwrap();
+        let append = |n: u64| log.append("a", ExpectedVersion::Any, &[NewEvent::new("t", &format!("event {n}"))]);
+        for n in 1..=4 {
+            append(n).unwrap();
+        }
+        disk.fail_at(disk.ops() + 1, Fault::Error(std::io::ErrorKind::Other));
+        assert!(matches!(append(5), Err(Error::Poisoned { .. })));
+        let disk = disk.kill();
+        drop(log);
+        let bytes = disk.read_file(path).unwrap();
+        let second = bytes.windows(7).position(|bytes| bytes == b"event 2").unwrap();
+        disk.flip_bit(path, second as u64, 0).unwrap();
+        assert!(matches!(open(&disk, options.clone(), 4), Err(Error::Damaged { .. })));
+
+        let cuts = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&cuts);
+        disk.watch(move |cut| noted.lock().unwrap().push(cut.clone()));
+        let degraded = options.clone().mode(OpenMode::Degraded);
+        let log = open(&disk, degraded.clone(), 4).unwrap();
+        disk.unwatch();
+        let (shown, lost) = read_all(&log, Read::forward());
+        assert_eq!(lost, [(2, 2)]);
+        assert!(shown.keys().eq(&[1, 3, 4, 5]), "{shown:?}");
+        let mut successors = 0;
+        let states = std::mem::take(&mut *cuts.lock().unwrap());
+        for (i, cut) in states.iter().chain([&disk.fork()]).enumerate() {
+            let is_open = i == states.len();
+            for mode in CrashMode::ALL {
+                let found = cut.crash_with(mode);
+                successors += usize::from(found.read_file("segments/00000000000000000006.log").is_some());
+                let log = open(&found, degraded.clone(), 5).unwrap();
+                let (events, lost) = read_all(&log, Read::forward());
+                assert_eq!(lost, [(2, 2)], "state {i}, {mode:?}");
+                assert!(!is_open || events == shown, "state {i}, {mode:?}: what was shown stays");
+                // The next event goes where nothing has been.
+                let next = events.keys().last().unwrap() + 1;
+                let appended = log.append("b", ExpectedVersion::Any, &[NewEvent::new("t", "more")]);
+                assert_eq!(appended.unwrap().first_position.get(), next, "state {i}, {mode:?}");
+            }
+        }
+        assert!(successors > 4, "{successors} states with a new segment");
+    }
 }

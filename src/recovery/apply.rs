@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fill::garbage_end;
-use super::mend::{self, Mend, MendedSegment, mend};
+use super::mend::{self, Mend, MendedSegment, Unproven, mend};
 use super::plan::{Before, Decision, Newest, decide, is_unused, needs_before};
 use super::rebuild::IndexBuilder;
 use super::salvage::damages;
@@ -153,7 +153,7 @@ pub(crate) fn recover(root: &Arc<dyn Dir>, options: &Options, environment: &Envi
 }
 
 /// Opens the log in `root`, whose lock is held, though it is damaged: reads all of it, and shows what is whole. Damaged bytes stay as they
-/// are: where the newest segment is damaged, the log goes on in a new one.
+/// are: where the newest segment is damaged, the log goes on in a new one, which is made once the end of the damaged one is durable.
 pub(crate) fn recover_degraded(
     root: &Arc<dyn Dir>,
     options: &Options,
@@ -172,6 +172,9 @@ pub(crate) fn recover_degraded(
             segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
             group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
         };
+        if let Some(unproven) = mending.unproven {
+            make_durable(&*dir, unproven)?;
+        }
         create_segment(&*dir, &header)?;
     }
     let mut files = list_segments(&*dir)?;
@@ -234,6 +237,19 @@ pub(crate) fn recover_degraded(
         recovered.mended.insert(first, overlay);
     }
     Ok(recovered)
+}
+
+/// Writes again, byte for byte, what nothing proves durable, and syncs it: after a failed sync the page cache may hold what the disk does not.
+pub(crate) fn make_durable(dir: &dyn Dir, unproven: Unproven) -> Result<()> {
+    let Unproven { first, from, to } = unproven;
+    let name = names::segment(first);
+    let path = dir.path().join(&name);
+    let file = dir.open(&name, OpenMode::ReadWrite).at(&path, "opening a segment")?;
+    let mut bytes = vec![0; to - from];
+    let read = read_up_to(&*file, &mut bytes, from as u64).at(&path, "reading a segment")?;
+    write_all_at(&*file, &bytes[..read], from as u64)
+        .and_then(|()| file.sync_data())
+        .at(&path, "writing the end of a segment again")
 }
 
 /// Makes the file of a segment without groups, as a roll does.

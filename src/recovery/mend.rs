@@ -38,6 +38,8 @@ pub(crate) struct Mending {
     /// The segments that end with a seal, in order.
     pub(crate) segments: Vec<MendedSegment>,
     pub(crate) newest: Newest,
+    /// What has to be durable before a needed segment is made.
+    pub(crate) unproven: Option<Unproven>,
     /// The header of the newest segment, if one of its copies is damaged.
     pub(crate) newest_header: Option<(Position, Patch)>,
     /// The time of the last event in `segments`.
@@ -57,6 +59,15 @@ pub(crate) enum Newest {
         previous: Position,
         group_align: u32,
     },
+}
+
+/// Whole groups that nothing proves durable: from `from` to `to` of the segment at `first`. A segment that is made behind them says that they
+/// were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unproven {
+    pub(crate) first: Position,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
 }
 
 /// One segment, and what has to be done about it.
@@ -114,6 +125,7 @@ pub(crate) fn mend(
         environment,
         repaired_at,
         newest_header: None,
+        unproven: None,
         log_id: meta.log_id,
         segment_bytes: usize::try_from(meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX))
             .unwrap_or(usize::MAX),
@@ -141,6 +153,7 @@ pub(crate) fn mend(
         last_timestamp,
         bytes,
         newest_header,
+        unproven,
         ..
     } = mender;
     let mending = Mending {
@@ -148,6 +161,7 @@ pub(crate) fn mend(
         meta_is_lost,
         segments,
         newest,
+        unproven,
         newest_header,
         last_timestamp,
         bytes,
@@ -225,6 +239,7 @@ struct Mender<'a> {
     environment: &'a Environment,
     repaired_at: Timestamp,
     newest_header: Option<(Position, Patch)>,
+    unproven: Option<Unproven>,
     log_id: LogId,
     segment_bytes: usize,
     segments: Vec<MendedSegment>,
@@ -411,6 +426,11 @@ impl Mender<'_> {
         };
         let first = found.first;
         self.segments.push(MendedSegment { first, mend });
+        if after.is_none() {
+            let to = scan.end.min(file_len);
+            let from = scan.proven_end.next_multiple_of(header.group_align as usize).min(to);
+            self.unproven = Some(Unproven { first, from, to });
+        }
         Ok(match (after, scan.seal) {
             (Some(_), _) => None,
             (None, None) => Some(self.needed()),
