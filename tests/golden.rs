@@ -259,6 +259,7 @@ mod from_the_specification {
         pub(super) first_position: u64,
         pub(super) durable_position: u64,
         pub(super) generation: u32,
+        pub(super) nonce: u32,
         pub(super) records: Vec<Record>,
     }
 
@@ -314,6 +315,7 @@ mod from_the_specification {
                 first_position: u64_at(header, 16),
                 durable_position: u64_at(header, 16) - 1 - u64::from(u32_at(header, 24)),
                 generation: u32_at(header, 32),
+                nonce: u32_at(header, 36),
                 records: Vec::new(),
             };
             assert_eq!(group.first_position, last_position + 1);
@@ -406,11 +408,12 @@ fn a_reader_written_from_the_specification_reads_the_same() {
         for (path, segment) in from_the_specification::segments(&files) {
             let first = from_the_specification::u64_at(from_the_specification::header(segment), 32);
             assert_eq!(path, format!("segments/{first:020}.log"));
-            let (mut generation, mut end) = (0, 4096);
+            let (mut generation, mut nonce, mut end) = (0, 0, 4096);
             for group in from_the_specification::groups(segment) {
-                assert!(group.generation >= generation && group.durable_position < group.first_position);
+                assert!(group.generation > generation || (group.generation, group.nonce) == (generation, nonce));
+                assert!(group.durable_position < group.first_position);
                 assert!(group.offset >= end && group.offset - end < 4096);
-                (generation, end) = (group.generation, group.end);
+                (generation, nonce, end) = (group.generation, group.nonce, group.end);
                 let mut at = group.offset + 40;
                 for record in group.records {
                     assert_eq!(record.offset, at);

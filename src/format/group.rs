@@ -15,8 +15,8 @@
 //! Valid iff (G1) the magic is right, (G2) the crc matches, (G3) the body ends within the segment, (G4) the body
 //! is exactly `record count` valid records, and the last one ends a batch, (G5) the positions of its events
 //! are consecutive from `first position`, which follows the last position before it, and timestamps do not
-//! decrease within the segment, (G6) its generation is not below that of the group before it, (G7) first position is
-//! at most 2^63 - 1 and above `unsynced`, and the generation is 1 to 2^31.
+//! decrease within the segment, (G6) its generation is above that of the group before it, or the same with the same
+//! nonce, (G7) first position is at most 2^63 - 1 and above `unsynced`, and the generation is 1 to 2^31.
 //!
 //! `unsynced` gives the *durable position*, the last one known durable: `first position` - 1 - `unsynced`. It cannot lie
 //! before the segment, which was begun when all before it was durable.

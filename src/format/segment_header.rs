@@ -174,6 +174,11 @@ impl Generation {
         let ordinal = ordinal.checked_add(1).filter(|&next| next <= GENERATION_MAX)?;
         Some(Self { ordinal, nonce })
     }
+
+    /// Whether a group of this generation may stand behind one of the generation `before` (rule G6).
+    pub(crate) fn may_follow(self, before: Self) -> bool {
+        self.ordinal > before.ordinal || self == before
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +271,16 @@ mod tests {
         assert_eq!(next(GENERATION_MAX - 1), Some((GENERATION_MAX, 7)));
         assert_eq!(next(GENERATION_MAX), None);
         assert_eq!(next(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_generation_follows_itself_and_lower_ones() {
+        let generation = |ordinal, nonce| Generation { ordinal, nonce };
+        let before = generation(3, 7);
+        for (after, follows) in [((3, 7), true), ((4, 1), true), ((3, 8), false), ((2, 7), false)] {
+            assert_eq!(generation(after.0, after.1).may_follow(before), follows, "{after:?}");
+        }
+        assert!(generation(1, 7).may_follow(Generation::default()), "the first one");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - S1. A hole is made only where a scan says *damaged*, or because the caller knows from elsewhere that positions had been durable.
 //!   All else is a tail, with its verdict, as ever.
 //! - S2. A group is gone on with only if header and records are whole, its positions come after those before the hole, its
-//!   generation and its times are not lower, and it stands where a group can stand behind what will fill the hole.
+//!   generation may follow, its times are not lower, and it stands where a group can stand behind what will fill the hole.
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -171,7 +171,8 @@ impl<'a> Behind<'a> {
     /// Whether a header at or behind `offset` calls something durable that comes after what was found.
     fn has_durable(&mut self, scanner: &Scanner<'_>, offset: usize) -> bool {
         let says_so = |group: GroupHeader| {
-            group.generation.ordinal >= scanner.found.generation && group.durable_position > scanner.found.last_position
+            group.generation.may_follow(scanner.found.generation)
+                && group.durable_position > scanner.found.last_position
         };
         let at = header_candidates(self.bytes, self.durable_from.max(offset))
             .find(|&candidate| scanner.header_at(candidate).is_some_and(says_so));
@@ -182,7 +183,7 @@ impl<'a> Behind<'a> {
     /// The first position of the first whole group of events behind `offset`, or of the seal.
     fn next_events(&mut self, scanner: &Scanner<'_>, offset: usize) -> Option<Position> {
         let follows = |group: &GroupHeader| {
-            group.generation.ordinal >= scanner.found.generation && group.first_position > scanner.found.last_position
+            group.generation.may_follow(scanner.found.generation) && group.first_position > scanner.found.last_position
         };
         // Nothing but marks has been found since: it still comes after all times.
         if let Some(events) = self.events.filter(follows)
@@ -228,7 +229,7 @@ fn next_whole(
             Ordering::Greater => candidate - offset >= HOLE_BYTES_MIN,
         };
         let fits = has_room
-            && group.generation.ordinal >= scanner.found.generation
+            && group.generation.may_follow(scanner.found.generation)
             && group_offset(candidate, align) == candidate;
         if !fits {
             continue;
@@ -270,7 +271,7 @@ pub(crate) fn fill_without_loss(offset: usize, end: usize, align: usize) -> Opti
 fn claimed(scanner: &Scanner<'_>, bytes: &[u8], offset: usize, before: &Scan) -> Position {
     header_candidates(bytes, offset)
         .filter_map(|candidate| scanner.header_at(candidate))
-        .filter(|group| group.generation.ordinal >= before.generation)
+        .filter(|group| group.generation.may_follow(before.generation))
         .map(|group| {
             let after = group.first_position.plus(group.record_count.into());
             let last = after.map_or(group.first_position, |after| Position::new(after.get() - 1));

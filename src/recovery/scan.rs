@@ -2,7 +2,7 @@
 //!
 //! The scan walks group by group. Let P be the first offset where no whole group starts (rules G1 to G6 of
 //! `format::group`). If everything from P on is zero, the segment ends there. Otherwise the bytes after P are
-//! searched for a group header of this segment and of a generation not below the last. Each group says what was
+//! searched for a group header of this segment and of a generation that may follow the last (G6). Each group says what was
 //! durable when it was written, so:
 //!
 //! - if one says that positions after those before P were durable, those are **damaged**: they had been synced;
@@ -52,7 +52,7 @@ pub(crate) struct Scan {
     /// Count of events.
     pub(crate) event_count: u64,
     /// The generation of the last group, or the highest that any header after it has.
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     /// The seal, if the segment has been sealed.
     pub(crate) seal: Option<Seal>,
     /// What comes after `end`.
@@ -190,7 +190,7 @@ impl<'a> Scanner<'a> {
                 last_position: Position::new(header.first_position.get().saturating_sub(1)),
                 last_timestamp: None,
                 event_count: 0,
-                generation: 0,
+                generation: Generation::default(),
                 seal: None,
                 tail: Tail::Clean,
             },
@@ -264,7 +264,7 @@ impl<'a> Scanner<'a> {
             has_groups: true,
             is_marked: group.is_mark()
                 && (self.found.is_marked || offset >= self.found.end.next_multiple_of(SECTOR_BYTES)),
-            generation: group.generation.ordinal,
+            generation: group.generation,
             ..body
         };
         // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
@@ -285,7 +285,7 @@ impl<'a> Scanner<'a> {
 
         let last_kept = self.found.last_position;
         let behind = self.look_behind(offset);
-        self.found.generation = self.found.generation.max(behind.generation);
+        self.found.generation = behind.generation;
         let is_torn = lacks_a_sector(bytes, offset, bad_record);
         let is_damaged = !SeededBug::DamageCutOff.is_on()
             && (behind.durable > last_kept || behind.next_events.is_some_and(|next| self.are_proof(next, is_torn)));
@@ -320,7 +320,7 @@ impl<'a> Scanner<'a> {
             .is_some_and(|next| next.is_mark() && follows(&next, &self.found))
     }
 
-    /// What the headers at or behind `offset` say that are of no lower generation than what was found.
+    /// What the headers at or behind `offset` say whose generation may follow that of what was found.
     fn look_behind(&self, offset: usize) -> Behind {
         let last_kept = self.found.last_position;
         let mut behind = Behind {
@@ -335,14 +335,16 @@ impl<'a> Scanner<'a> {
             let Some(group) = self.header_at(candidate) else {
                 continue;
             };
-            if group.generation.ordinal < self.found.generation {
+            if !group.generation.may_follow(self.found.generation) {
                 continue;
             }
             let count = u64::from(group.record_count);
             let last = group.first_position.get().saturating_add(count) - 1;
             behind.claimed = behind.claimed.max(Position::new(last)).max(group.durable_position);
             behind.durable = behind.durable.max(group.durable_position);
-            behind.generation = behind.generation.max(group.generation.ordinal);
+            if group.generation.ordinal > behind.generation.ordinal {
+                behind.generation = group.generation;
+            }
             // Not marks: one that is the payload of an event may pass for one that stands here.
             if behind.next_events.is_none()
                 && candidate > offset
@@ -366,8 +368,8 @@ struct Behind {
     durable: Position,
     /// The last position that one of them speaks of.
     claimed: Position,
-    /// The highest generation.
-    generation: u32,
+    /// The highest generation; not below that of the last group before the place.
+    generation: Generation,
     /// The first position of the first whole group of events, or of the seal.
     next_events: Option<Position>,
 }
@@ -375,7 +377,7 @@ struct Behind {
 /// Rules G5 (for the group as a whole) and G6.
 pub(crate) fn follows(group: &GroupHeader, before: &Scan) -> bool {
     group.first_position == before.last_position.next()
-        && (group.generation.ordinal >= before.generation || SeededBug::GenerationOrderIgnored.is_on())
+        && (group.generation.may_follow(before.generation) || SeededBug::GenerationOrderIgnored.is_on())
 }
 
 pub(crate) enum GroupError {

@@ -181,7 +181,7 @@ impl SealedCheck {
                 last_position: Position::new(first.get().saturating_sub(1)),
                 last_timestamp: None,
                 event_count: 0,
-                generation: 0,
+                generation,
                 seal: None,
                 tail: Tail::Clean,
             },
@@ -257,7 +257,7 @@ impl SealedCheck {
                             self.found = Scan {
                                 end: self.wanted,
                                 has_groups: true,
-                                generation: group.generation.ordinal,
+                                generation: group.generation,
                                 ..found
                             }
                         }

@@ -516,6 +516,17 @@ fn a_group_of_an_earlier_generation_is_no_group_and_no_evidence() {
     segment.group(&[80]);
     segment.zero(offset, end);
     assert_eq!(segment.found(), "3, torn");
+    // Nor one of another attempt that counted to the same number.
+    let mut segment = three();
+    segment.generation.nonce += 1;
+    segment.group(&[80]);
+    assert_eq!(segment.found(), "4, ambiguous to None");
+    let mut segment = three();
+    let (offset, end) = segment.groups[2];
+    segment.generation.nonce += 1;
+    segment.group(&[80]);
+    segment.zero(offset, end);
+    assert_eq!(segment.found(), "3, torn");
     // A later one is evidence, and its count is not given out again.
     let mut segment = three();
     let (offset, end) = segment.groups[2];
@@ -523,7 +534,7 @@ fn a_group_of_an_earlier_generation_is_no_group_and_no_evidence() {
     segment.group(&[80]);
     segment.zero(offset, end);
     assert_eq!(segment.found(), "3, damaged to 14");
-    assert_eq!(segment.scan().generation, 8);
+    assert_eq!(segment.scan().generation.ordinal, 8);
     // Records of one generation do not pass in a group of another.
     let mut segment = three();
     let stale = segment.record(30, true);
