@@ -448,3 +448,18 @@ fn a_new_segment_stands_on_nothing_that_a_power_cut_takes_back() {
         assert!(successors > 4, "{successors} states with a new segment");
     }
 }
+
+/// A degraded open makes a new segment, and never over one that is there: here behind one at the very last position.
+#[test]
+fn a_new_segment_takes_the_place_of_no_other() {
+    let sample = sample(1, 10, false);
+    let in_the_way = format!("segments/{}.log", u64::MAX);
+    let bytes = vec![0x5a; 16 * 1024];
+    sample.disk.write_file(&in_the_way, &bytes).unwrap();
+    let Err(Error::Damaged { report }) = open(&sample.disk, degraded(), 1).map(drop) else {
+        panic!("a segment was made over another")
+    };
+    assert_eq!(report.damages[0].what, "segment in the place of the one to be made");
+    assert!(report.damages[0].path.ends_with(&in_the_way), "{report:?}");
+    assert_eq!(sample.disk.read_file(&in_the_way), Some(bytes));
+}
