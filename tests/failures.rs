@@ -111,7 +111,8 @@ fn who_only_reads_sees_what_an_open_for_writing_would_keep_and_changes_nothing()
                             (did.verdict, did.cut_bytes, did.cut_positions, did.last_position),
                             "{what}"
                         );
-                        assert_eq!(saw.quarantined, None);
+                        assert_eq!((saw.read_only, did.read_only), (true, false), "{what}");
+                        assert_eq!((saw.quarantined, saw.removed), (None, None));
                         verdicts.insert(saw.verdict.to_string());
                     }
                     (Err(Error::NotALog { .. }), Err(Error::NotALog { .. })) => {}

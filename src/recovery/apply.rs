@@ -40,14 +40,15 @@ use crate::storage::{
 };
 use crate::types::{Position, Timestamp};
 
-/// What an open found at the end of the log, and what it did about it.
-///
-/// With [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly) it did nothing: what is called cut off here is there still, and not shown.
+/// What an open found at the end of the log, and what it did about it; if it was [`read_only`](Self::read_only), what it left as it is.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RecoveryReport {
     /// What was found.
     pub verdict: Verdict,
+    /// Whether the log was opened with [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly), so that nothing was changed: what is called cut off
+    /// here is there still, and not shown.
+    pub read_only: bool,
     /// Bytes that were cut off behind the last whole group.
     pub cut_bytes: u64,
     /// The positions that what was cut off speaks of, first to last, where any can be told from what is left of it. With
@@ -414,6 +415,7 @@ fn adopt(
     } = contents;
     let mut report = RecoveryReport {
         verdict: Verdict::Clean,
+        read_only: false,
         cut_bytes: 0,
         cut_positions: None,
         last_position: found.last_position,

@@ -98,6 +98,7 @@ impl Follower {
         } = contents;
         let mut report = RecoveryReport {
             verdict: Verdict::Clean,
+            read_only: true,
             cut_bytes: 0,
             cut_positions: None,
             last_position: Position::START,
