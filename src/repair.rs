@@ -3,8 +3,10 @@
 //! In this order, each step safe to be interrupted and repeated:
 //! 1. The whole log is read ([`mend`](crate::recovery::mend)); nothing has been changed.
 //! 2. `annals.meta` is written anew, if it has to be; a new segment is made, if the newest one cannot be gone on with. It says where
-//!    positions go on, so that a repair that is interrupted and repeated gives the same ones.
-//! 3. For each place that is damaged: its bytes are copied to `quarantine/`, durably. Only then others take their place, durably.
+//!    positions go on, so that a repair that is interrupted and repeated gives the same ones. What stands before it is written again first, as it
+//!    is: the new segment says that it had been durable.
+//! 3. For each segment that is damaged: the damaged bytes are copied to `quarantine/`, durably. Only then a mended copy of the segment is made
+//!    aside, durably, and takes its name. Nothing is written into a segment that is there: a reader may have it mapped.
 //! 4. The report is written to `quarantine/`.
 
 use std::fmt::Write as _;
@@ -21,7 +23,7 @@ use crate::recovery::apply::{create_segment, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
 use crate::recovery::mend::{Mend, MendedSegment, Newest, mend};
 use crate::segments::prepare;
-use crate::storage::{Dir, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
+use crate::storage::{Dir, File, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
 use crate::types::{Position, Timestamp};
 
 /// How a log is repaired.
@@ -96,7 +98,9 @@ pub struct RepairStep {
 /// missing newest segment had, as many are passed over as it can have had. A log with which nothing is wrong is not changed, nor are an
 /// ambiguous last group, which an open deals with, and wrong indexes and snapshots, which may be removed. It may be interrupted, and repeated.
 ///
-/// Copy the directory first, if you can: a repair is for when there is no backup to restore. Close whatever has the log open for reading.
+/// Copy the directory first, if you can: a repair is for when there is no backup to restore. Whoever has the log open for reading goes on with
+/// the files that were there, and has to open it again to see what comes after. Mended segments are written beside damaged ones: there must be space for
+/// one, and for another if a new segment is needed.
 ///
 /// # Durability
 /// Everything that was done is durable when this returns.
@@ -119,10 +123,8 @@ pub fn repair(
     options: &RepairOptions,
     progress: impl FnMut(RepairProgress),
 ) -> Result<RepairReport> {
-    let modes = fs::Modes {
-        file: 0o600,
-        dir: 0o700,
-    };
+    // Who could read the log can read it afterwards.
+    let modes = fs::modes_of(path.as_ref(), names::META);
     let root = open_root(path.as_ref(), modes, false)?;
     repair_in(&root, options, &Environment::system(), progress)
 }
@@ -155,6 +157,11 @@ pub fn repair_in(
             bytes_total,
         });
     })?;
+    if !options.dry_run {
+        // What an earlier repair has put in place may have its name only until a power cut: the sync may be what it failed at.
+        root.sync().at(root.path(), "syncing the directory")?;
+        dir.sync().at(dir.path(), "syncing the folder of segments")?;
+    }
     let mut repair = Repair {
         root,
         dir: &dir,
@@ -177,6 +184,7 @@ pub fn repair_in(
     } = mending.newest
     {
         let bytes = mending.meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / 4096 * 4096;
+        repair.make_durable(&mending.unproven)?;
         repair.new_segment(&SegmentHeader {
             log_id: mending.meta.log_id,
             first_position: first,
@@ -201,6 +209,9 @@ pub fn repair_in(
     }
     repair.write_report()
 }
+
+/// How much of a segment is copied at a time.
+const COPY_STEP_BYTES: usize = 1 << 20;
 
 struct Repair<'a> {
     root: &'a Arc<dyn Dir>,
@@ -244,10 +255,12 @@ impl Repair<'_> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => {
                     let file = other.at(&path, "opening annals.meta")?;
-                    let mut bytes = vec![0; 4096];
+                    // Whatever it is by now.
+                    let len = file.len().at(&path, "asking for the length of annals.meta")?;
+                    let mut bytes = vec![0; usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX)];
                     let read = read_up_to(&*file, &mut bytes, 0).at(&path, "reading annals.meta")?;
                     let name = |attempt| names::quarantined_meta(attempt);
-                    quarantined = Some(set_aside(self.root, name, &bytes[..read])?);
+                    quarantined = Some(self.keep(name, &bytes[..read])?);
                 }
             }
             write_small_atomically(&**self.root, names::META, meta, true).at(&path, "writing annals.meta")?;
@@ -261,9 +274,21 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// Writes the segments at `firsts` again, as they are. A segment that comes behind them says that what is whole in them had been durable; after a
+    /// failed sync it may be in the page cache only.
+    fn make_durable(&self, firsts: &[Position]) -> Result<()> {
+        for &first in firsts.iter().filter(|_| !self.dry_run) {
+            let name = names::segment(first);
+            let path = self.dir.path().join(&name);
+            let file = self.dir.open(&name, OpenMode::Read).at(&path, "opening a segment")?;
+            self.put_copy(first, &*file, 0, &[])?;
+        }
+        Ok(())
+    }
+
     fn new_segment(&mut self, header: &SegmentHeader) -> Result<()> {
         if !self.dry_run {
-            create_segment(&**self.dir, header)?;
+            self.with_spares_room(|| create_segment(&**self.dir, header))?;
         }
         let path = self.dir.path().join(names::segment(header.first_position));
         let what = "the newest segment cannot be gone on with; the log goes on in this one";
@@ -275,10 +300,7 @@ impl Repair<'_> {
     fn patch(&mut self, first: Position, len: usize, patches: &[Patch]) -> Result<()> {
         let name = names::segment(first);
         let path = self.dir.path().join(&name);
-        let file = self
-            .dir
-            .open(&name, OpenMode::ReadWrite)
-            .at(&path, "opening a segment")?;
+        let file = self.dir.open(&name, OpenMode::Read).at(&path, "opening a segment")?;
         let file_len = file.len().at(&path, "asking for the length of a segment")?;
         let is_short = file_len < len as u64;
         if is_short {
@@ -292,7 +314,7 @@ impl Repair<'_> {
                 let read = read_up_to(&*file, &mut bytes, patch.offset as u64).at(&path, "reading a segment")?;
                 if read > 0 {
                     let name = |attempt| names::quarantined_tail(first, patch.offset as u64, attempt);
-                    quarantined = Some(set_aside(self.root, name, &bytes[..read])?);
+                    quarantined = Some(self.keep(name, &bytes[..read])?);
                 }
             }
             self.step(
@@ -307,18 +329,78 @@ impl Repair<'_> {
             return Ok(());
         }
         self.remove_index(first)?;
-        let patched = (|| {
-            if is_short {
-                file.set_len(len as u64)?;
+        self.put_copy(first, &*file, len as u64, patches)
+    }
+
+    /// Puts a copy of `file`, which is the segment at `first`, in its place: with `patches` in it, and at least `len` bytes long.
+    fn put_copy(&self, first: Position, file: &dyn File, len: u64, patches: &[Patch]) -> Result<()> {
+        let path = self.dir.path().join(names::segment(first));
+        let file_len = file.len().at(&path, "asking for the length of a segment")?;
+        // What there is behind the end of a segment nobody reads, and nobody throws away.
+        let all = len.max(file_len);
+        self.put(first, all, |mended| {
+            let mut buf = vec![0; COPY_STEP_BYTES];
+            let mut offset = 0;
+            while offset < all {
+                let step = usize::try_from(all - offset).unwrap_or(usize::MAX).min(COPY_STEP_BYTES);
+                let read = read_up_to(file, &mut buf[..step], offset)?;
+                if offset + (read as u64) < file_len.min(offset + step as u64) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                buf[read..step].fill(0);
+                write_all_at(mended, &buf[..step], offset)?;
+                offset += step as u64;
             }
             for patch in patches {
                 let mut bytes = vec![0; patch.end - patch.offset];
                 bytes[..patch.bytes.len()].copy_from_slice(&patch.bytes);
-                write_all_at(&*file, &bytes, patch.offset as u64)?;
+                write_all_at(mended, &bytes, patch.offset as u64)?;
             }
-            file.sync_data()
-        })();
-        patched.at(&path, "writing what takes the place of damaged bytes")
+            Ok(())
+        })
+    }
+
+    /// Makes a file of `len` bytes, which `fill` fills, and gives it the name of the segment at `first`, durably, in the place of what has
+    /// that name. A reader that has that open, or mapped, goes on with what it has.
+    fn put(&self, first: Position, len: u64, fill: impl Fn(&dyn File) -> io::Result<()>) -> Result<()> {
+        let name = names::segment(first);
+        let path = self.dir.path().join(&name);
+        let dir = &**self.dir;
+        self.with_spares_room(|| {
+            let filled = prepare::allocate(dir, names::NEXT_UNFINISHED, len)
+                .and_then(|made| fill(&*made.file).and_then(|()| made.file.sync_data()));
+            if filled.is_err() {
+                // Half of it is of no use, and takes space.
+                drop(dir.remove(names::NEXT_UNFINISHED));
+            }
+            filled
+                .and_then(|()| dir.rename(names::NEXT_UNFINISHED, &name))
+                .and_then(|()| dir.sync())
+                .map_err(|e| match e.kind() {
+                    io::ErrorKind::StorageFull => {
+                        let what = format!("the disk is full: it takes {len} bytes beside what is there, and what is there is as it was");
+                        io::Error::new(e.kind(), what)
+                    }
+                    _ => e,
+                })
+                .at(&path, "writing the segment that takes the place of a damaged one")
+        })
+    }
+
+    /// Does what needs space; if there is none, in the place of prepared segments, which hold nothing.
+    fn with_spares_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED].into_iter();
+        loop {
+            match work() {
+                Err(error) if error.is_storage_full() && hold_nothing.any(|name| self.dir.remove(name).is_ok()) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Keeps `bytes` in `quarantine/`, durably.
+    fn keep(&self, name: impl Fn(u32) -> String, bytes: &[u8]) -> Result<PathBuf> {
+        self.with_spares_room(|| set_aside(self.root, &name, bytes))
     }
 
     /// Puts a segment of `bytes` in the place of the one at `first`.
@@ -332,22 +414,11 @@ impl Repair<'_> {
             let mut old = vec![0; usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX)];
             let read = read_up_to(&*file, &mut old, 0).at(&path, "reading a segment")?;
             let end = fill::garbage_end(&old[..read], 0);
-            quarantined = Some(set_aside(
-                self.root,
-                |attempt| names::quarantined_tail(first, 0, attempt),
-                &old[..end],
-            )?);
+            quarantined = Some(self.keep(|attempt| names::quarantined_tail(first, 0, attempt), &old[..end])?);
         }
         if !self.dry_run {
             self.remove_index(first)?;
-            let dir = &**self.dir;
-            let prepared = prepare::allocate(dir, names::NEXT_UNFINISHED, bytes.len() as u64)
-                .at(&path, "making a segment in the place of one that is lost")?;
-            write_all_at(&*prepared.file, bytes, 0)
-                .and_then(|()| prepared.file.sync_data())
-                .and_then(|()| dir.rename(prepared.name, &name))
-                .and_then(|()| dir.sync())
-                .at(&path, "making a segment in the place of one that is lost")?;
+            self.put(first, bytes.len() as u64, |file| write_all_at(file, bytes, 0))?;
         }
         self.step(path.clone(), (0, bytes.len()), &loss.what, quarantined);
         self.loss(&path, crate::format::segment_header::SEGMENT_HEADER_BYTES, loss);

@@ -7,9 +7,10 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use annals::sim::{CrashMode, Environment, Fault, SimDisk};
-use annals::{Error, ExpectedVersion, Loss, NewEvent, Read, RepairOptions, RepairReport, repair_in};
+use annals::sim::{CrashMode, Environment, Fault, File, OpenMode, SimDisk};
+use annals::{Batch, Error, ExpectedVersion, Loss, NewEvent, Read, RepairOptions, RepairReport, repair_in};
 use common::hurt::{Sample, Stored, damage, degraded, open, options, sample};
 use common::{Rng, effort};
 
@@ -185,6 +186,20 @@ fn a_repair_can_be_interrupted_at_every_operation() {
                         .collect::<Vec<_>>()
                 };
                 assert_eq!(positions(&told), positions(&losses), "{place}");
+                assert_eq!(
+                    events(&disk.crash_with(CrashMode::DropAll), false).0,
+                    expected,
+                    "{place}: not durable"
+                );
+            }
+            for kind in [std::io::ErrorKind::StorageFull, std::io::ErrorKind::Other] {
+                let disk = disk.fork();
+                disk.fail_at(start + op, Fault::Error(kind));
+                let place = format!("seed {seed}, op {op} of {ops}, {kind:?}: {said:?}");
+                drop(repair(&disk, seed));
+                repair(&disk, seed + 1).unwrap_or_else(|error| panic!("{place}: {error}"));
+                let disk = disk.crash_with(CrashMode::DropAll);
+                assert_eq!(events(&disk, false).0, expected, "{place}");
             }
         }
     }
@@ -255,4 +270,159 @@ fn positions_of_a_lost_newest_segment_are_not_given_again() {
     assert!(appended.first_position > loss.positions.unwrap().1);
     assert!(appended.first_position.get() > *sample.events.keys().last().unwrap());
     assert_eq!(log.losses().unwrap()[0].positions, loss.positions);
+}
+
+/// A reader that has a segment mapped must not see bytes change under it: what is mended takes the place of the file, and is not written
+/// into it.
+#[test]
+fn a_file_that_a_reader_has_open_stays_what_it_was() {
+    for seed in 0..30 * effort() {
+        let (sample, disk, said) = damaged(seed);
+        let segments = disk.root().subdir("segments", false).unwrap();
+        let read = |file: &Arc<dyn File>| {
+            let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            let mut filled = 0;
+            while filled < bytes.len() {
+                filled += file.read_at(&mut bytes[filled..], filled as u64).unwrap();
+            }
+            bytes
+        };
+        let open: Vec<_> = sample
+            .groups
+            .keys()
+            .filter_map(|file| segments.open(&file["segments/".len()..], OpenMode::Read).ok())
+            .map(|file| (read(&file), file))
+            .collect();
+        repair(&disk, seed).unwrap();
+        for (was, file) in open {
+            assert!(read(&file) == was, "seed {seed}: {said:?}: an open file was changed");
+        }
+    }
+}
+
+/// Events of `len` bytes, in batches of `counts`, in one segment; the disk as a killed process leaves it, without a mark at the end.
+fn groups(counts: &[usize], len: usize) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options(), 1).unwrap();
+    let data = vec![b'x'; len];
+    for &count in counts {
+        let mut batch = Batch::new();
+        batch
+            .add("s", ExpectedVersion::Any, &vec![NewEvent::new("", &data); count])
+            .unwrap();
+        log.append_batch(&batch).unwrap();
+    }
+    disk.kill()
+}
+
+const FIRST: &str = "segments/00000000000000000001.log";
+
+/// Where groups start in the first segment.
+fn starts(disk: &SimDisk) -> Vec<usize> {
+    let bytes = disk.read_file(FIRST).unwrap();
+    (4096..bytes.len() - 40)
+        .step_by(8)
+        .filter(|&at| bytes[at + 4..at + 8] == *b"GRP\x01")
+        .collect()
+}
+
+fn flip(disk: &SimDisk, at: usize) {
+    disk.flip_bit(FIRST, at as u64, 1).unwrap();
+}
+
+/// The last group is whole, and only in the page cache: its sync failed. A new segment behind it must not say that it had been durable
+/// before it is.
+#[test]
+fn what_nothing_proves_durable_is_made_so_before_there_is_a_successor() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options().direct_io(false), 1).unwrap();
+    let append = || log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")]);
+    for _ in 0..3 {
+        append().unwrap();
+    }
+    disk.fail_at(disk.ops() + 1, Fault::Error(std::io::ErrorKind::Other));
+    assert!(matches!(append(), Err(Error::Poisoned { .. })));
+    let disk = disk.kill();
+    let groups = starts(&disk);
+    assert_eq!(groups.len(), 4);
+    flip(&disk, groups[1] + 60);
+    let states = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&states);
+    disk.watch(move |cut| {
+        let mut states = seen.lock().unwrap();
+        states.extend(CrashMode::ALL.map(|mode| (cut.ops(), mode, cut.crash_with(mode))));
+    });
+    repair(&disk, 1).unwrap();
+    disk.unwatch();
+    let states = std::mem::take(&mut *states.lock().unwrap());
+    assert!(states.len() > 20);
+    for (op, mode, disk) in states {
+        repair(&disk, 2).unwrap();
+        let (kept, losses) = events(&disk, false);
+        let lost: Vec<_> = losses.iter().map(|loss| loss.positions.unwrap()).collect();
+        assert_eq!(lost, [(2.into(), 2.into())], "op {op}, {mode:?}: {losses:?}");
+        assert!(kept.contains_key(&1) && kept.contains_key(&3));
+    }
+}
+
+/// A mended copy of a segment needs the space of one. Without it the repair says so, and nothing is worse than before.
+#[test]
+fn a_full_disk_is_said_and_harms_nothing() {
+    for seed in 0..8 * effort() {
+        let (sample, disk, said) = damaged(seed);
+        let reference = disk.fork();
+        let steps = repair(&reference, seed).unwrap().steps;
+        let (expected, _) = events(&reference, false);
+        let mut was_full = 0;
+        for blocks in 0..30 {
+            let disk = disk.fork();
+            disk.set_space(Some(blocks * 4096));
+            let place = format!("seed {seed}, {blocks} blocks: {said:?}");
+            match repair(&disk, seed) {
+                Ok(_) => continue,
+                Err(error) => {
+                    assert!(error.is_storage_full(), "{place}: {error}");
+                    was_full += 1;
+                }
+            }
+            assert!(
+                !disk.files().iter().any(|file| file.ends_with(".tmp")),
+                "{place}: {disk:?}"
+            );
+            let changed = |file: &&String| disk.read_file(file) != sample.disk.read_file(file);
+            if !sample.groups.keys().any(|file| changed(&file)) {
+                continue;
+            }
+            disk.set_space(None);
+            assert_eq!(events(&disk.fork(), true).0, expected, "{place}");
+            repair(&disk, seed).unwrap();
+            assert_eq!(events(&disk, false).0, expected, "{place}");
+        }
+        assert!(was_full > 0 || steps.is_empty(), "seed {seed}: {said:?}");
+    }
+}
+
+/// A prepared segment holds nothing, and its space is about what a repair needs.
+#[test]
+fn a_spare_gives_way_to_a_repair() {
+    let disk = groups(&[1, 1, 1, 1], 40);
+    flip(&disk, starts(&disk)[1] + 60);
+    let enough = |disk: &SimDisk| {
+        let is_enough = |&blocks: &u64| {
+            let disk = disk.fork();
+            disk.set_space(Some(blocks * 4096));
+            repair(&disk, 1).is_ok()
+        };
+        (0..100).find(is_enough).unwrap()
+    };
+    let without = enough(&disk);
+    disk.write_file("segments/spare.log", &[0; 16 * 1024]).unwrap();
+    assert_eq!(enough(&disk), without - 4);
+    disk.set_space(Some(3 * 4096));
+    let error = repair(&disk, 1).unwrap_err();
+    let message = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        error.to_string().contains(FIRST) && message.contains("it takes 16384 bytes"),
+        "{error}: {message}"
+    );
 }

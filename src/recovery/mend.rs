@@ -42,6 +42,9 @@ pub(crate) struct Mending {
     pub(crate) unproven: Option<Unproven>,
     /// The header of the newest segment, if one of its copies is damaged.
     pub(crate) newest_header: Option<(Position, Patch)>,
+    /// The files from the last one on that has groups, which are the proof that all before it is durable: what is whole in these may be in the
+    /// page cache only. A segment behind them says that it is not.
+    pub(crate) unproven: Vec<Position>,
     /// The time of the last event in `segments`.
     pub(crate) last_timestamp: Option<Timestamp>,
     /// Bytes that were read.
@@ -130,6 +133,7 @@ pub(crate) fn mend(
         segment_bytes: usize::try_from(meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX))
             .unwrap_or(usize::MAX),
         segments: Vec::new(),
+        unproven: Vec::new(),
         next: Position::new(1),
         last_timestamp: None,
         bytes: 0,
@@ -150,6 +154,7 @@ pub(crate) fn mend(
     };
     let Mender {
         segments,
+        unproven,
         last_timestamp,
         bytes,
         newest_header,
@@ -163,6 +168,7 @@ pub(crate) fn mend(
         newest,
         unproven,
         newest_header,
+        unproven,
         last_timestamp,
         bytes,
     };
@@ -243,6 +249,7 @@ struct Mender<'a> {
     log_id: LogId,
     segment_bytes: usize,
     segments: Vec<MendedSegment>,
+    unproven: Vec<Position>,
     /// The position that comes next.
     next: Position,
     last_timestamp: Option<Timestamp>,
@@ -325,6 +332,10 @@ impl Mender<'_> {
                 supported: FORMAT_VERSION,
             });
         }
+        if scan.has_groups {
+            self.unproven.clear();
+        }
+        self.unproven.push(found.first);
         let filler = Filler {
             header: &header,
             repaired_at: self.repaired_at,

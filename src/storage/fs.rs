@@ -14,7 +14,7 @@ compile_error!("annals has no storage layer for this system yet; src/storage/fs.
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +30,15 @@ use super::{Dir, Entry, File, Lock, OpenMode};
 pub(crate) struct Modes {
     pub(crate) file: u32,
     pub(crate) dir: u32,
+}
+
+/// Those of the folder at `path` and of the file `name` in it, as far as they can be told; those that keep others out where not.
+pub(crate) fn modes_of(path: &Path, name: &str) -> Modes {
+    let mode = |path: &Path| fs::metadata(path).ok().map(|found| found.permissions().mode() & 0o777);
+    Modes {
+        file: mode(&path.join(name)).unwrap_or(0o600),
+        dir: mode(path).unwrap_or(0o700),
+    }
 }
 
 /// A folder, held open: names are looked up relative to it, wherever it may be moved.
