@@ -365,6 +365,57 @@ fn what_nothing_proves_durable_is_made_so_before_there_is_a_successor() {
     }
 }
 
+/// What was a guess when a new segment was made behind it is no knowledge because the new segment is there.
+#[test]
+fn a_loss_that_is_not_exact_stays_so() {
+    // Its last two groups are bad, and the header of the last one, which nothing calls durable, speaks of three events.
+    let claimed = groups(&[1, 1, 1, 3], 40);
+    let at = starts(&claimed);
+    flip(&claimed, at[2] + 60);
+    flip(&claimed, at[3] + 60);
+    // Nothing whole behind the header, and a newest segment of whose length nothing is known.
+    let cut = groups(&[2, 2, 2], 40);
+    let bytes = cut.read_file(FIRST).unwrap();
+    cut.write_file(FIRST, &bytes[..starts(&cut)[2] + 60]).unwrap();
+    let lost = groups(&[2, 2], 40);
+    let bytes = lost.read_file(FIRST).unwrap();
+    lost.write_file(FIRST, &vec![0xee; bytes.len()]).unwrap();
+    for (name, disk) in [("claimed", claimed), ("cut", cut), ("lost", lost)] {
+        let once = disk.fork();
+        repair(&once, 1).unwrap();
+        let (_, expected) = events(&once, false);
+        assert!(expected.iter().any(|loss| !loss.exact), "{name}: {expected:?}");
+        assert!(expected.iter().all(|loss| loss.exact || !loss.complete), "{name}");
+        // Opened degraded first: the log goes on in a new segment.
+        let gone_on = disk.fork();
+        let log = open(&gone_on, degraded(), 2).unwrap();
+        assert_eq!(essence(&log.losses().unwrap()), essence(&expected), "{name}");
+        log.accept_losses().unwrap();
+        log.append("new", ExpectedVersion::Any, &[NewEvent::new("t", "x")])
+            .unwrap();
+        log.close().unwrap();
+        let found = open(&gone_on, degraded(), 3).unwrap().losses().unwrap();
+        assert_eq!(essence(&found), essence(&expected), "{name}: opened degraded again");
+        repair(&gone_on, 4).unwrap();
+        assert_eq!(
+            essence(&events(&gone_on, false).1),
+            essence(&expected),
+            "{name}: gone on"
+        );
+        // Interrupted and repeated.
+        disk.watch(move |cut| {
+            for mode in CrashMode::ALL {
+                let disk = cut.crash_with(mode);
+                repair(&disk, 5).unwrap();
+                let found = essence(&events(&disk, false).1);
+                assert_eq!(found, essence(&expected), "{name}: op {}, {mode:?}", cut.ops());
+            }
+        });
+        repair(&disk, 6).unwrap();
+        disk.unwatch();
+    }
+}
+
 /// A mended copy of a segment needs the space of one. Without it the repair says so, and nothing is worse than before.
 #[test]
 fn a_full_disk_is_said_and_harms_nothing() {

@@ -15,7 +15,7 @@ use super::fill::{
     ranges,
 };
 use super::plan::{self, is_unused};
-use super::salvage::salvage;
+use super::salvage::{Salvage, salvage};
 use super::scan::{Hole, Tail, Visitor};
 use crate::environment::Environment;
 use crate::error::{Error, IoContext, Result};
@@ -375,36 +375,26 @@ impl Mender<'_> {
                     after_unfinished_roll: true,
                 }));
             }
-            let said = match scan.tail {
-                Tail::Damaged { last_durable, .. } => last_durable.max(salvaged.claimed),
-                _ => scan.last_position,
-            };
-            // Of a file that was cut short nobody knows how many events are gone with its end: at most as many as fit behind what is
-            // whole, or as a header there speaks of. A segment that goes on nowhere else had one at least: its successor needs a name.
-            let most = if is_short {
-                let room = (len - scan.end.min(len)) / EVENT_BYTES_MIN;
-                said.max(salvaged.claimed)
-                    .get()
-                    .max(scan.last_position.get() + room as u64)
-            } else {
-                said.get()
-            };
-            let most = most.max(found.first.get());
-            let last = match upper {
-                Some(upper) => Position::new(upper.get() - 1),
-                None => Position::new(most),
-            };
+            // What it says by itself: where the next segment begins may be a guess that was made from this, by a degraded open or a repair
+            // that did not come to its end, and makes no knowledge of it.
+            let alone = upper.map(|_| salvage(&bytes, &header, Position::START, &mut ()));
+            let (most, is_known) = most(
+                alone.as_ref().unwrap_or(&salvaged),
+                found.first,
+                is_short.then_some(len),
+            );
+            let last = upper.map_or(most, |upper| Position::new(upper.get() - 1));
             if last < scan.last_position {
                 return Err(damaged(path, 0, None, "segment that goes on where the next one begins"));
             }
             let offset = group_offset(scan.end, header.group_align as usize);
             let garbage = garbage_end(&bytes, offset);
             let first = scan.last_position.next();
-            let (exact, what) = match scan.tail {
-                _ if is_short => (last.get() != most, "segment file that ends early"),
-                Tail::Damaged { last_durable, what, .. } => (upper.is_some() || last == last_durable, what),
-                _ if last >= first => (upper.is_some(), "the end of the segment is missing"),
-                _ => (true, "segment that does not end with its seal"),
+            let what = match scan.tail {
+                _ if is_short => "segment file that ends early",
+                Tail::Damaged { what, .. } => what,
+                _ if last >= first => "the end of the segment is missing",
+                _ => "segment that does not end with its seal",
             };
             let events = events_in(&bytes, &header, (offset, garbage), (first, last), [salvaged.generation]);
             let count = (last.get() + 1).saturating_sub(first.get());
@@ -412,7 +402,7 @@ impl Mender<'_> {
                 what: what.to_owned(),
                 first,
                 last,
-                exact,
+                exact: is_known || last != most,
                 streams: ranges(events, count),
             };
             let generation = at_least_one(salvaged.generation);
@@ -538,6 +528,27 @@ impl Mender<'_> {
         });
         self.next = upper;
     }
+}
+
+/// The highest position that may have been given in a segment without its seal, of which nothing else is known, and whether it is known
+/// that it was. `cut_short`: the length that the file should have.
+fn most(alone: &Salvage, first: Position, cut_short: Option<usize>) -> (Position, bool) {
+    let last = alone.scan.last_position;
+    let (said, durable) = match alone.scan.tail {
+        Tail::Damaged { last_durable, .. } => (last_durable.max(alone.claimed), last_durable),
+        _ => (last, last),
+    };
+    // Of a file that was cut short nobody knows how many events are gone with its end: at most as many as fit behind what is
+    // whole, or as a header there speaks of. A segment that goes on nowhere else had one at least: its successor needs a name.
+    let most = match cut_short {
+        Some(len) => {
+            let room = (len - alone.scan.end.min(len)) / EVENT_BYTES_MIN;
+            said.max(alone.claimed).get().max(last.get() + room as u64)
+        }
+        None => said.get(),
+    };
+    let most = Position::new(most.max(first.get()));
+    (most, cut_short.is_none() && most == durable)
 }
 
 fn at_least_one(generation: Generation) -> Generation {
