@@ -416,6 +416,32 @@ fn a_loss_that_is_not_exact_stays_so() {
     }
 }
 
+/// A group that fills the segment nearly to its end, and of which the file has lost only the last bytes: how many events it had is not
+/// told by how many bytes are missing.
+#[test]
+fn positions_of_a_newest_file_that_was_cut_short_are_not_given_again() {
+    let disk = groups(&[1, 1, 100, 100], 1);
+    let bytes = disk.read_file(FIRST).unwrap();
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    assert!(used > bytes.len() * 3 / 4, "{used}");
+    let at = starts(&disk);
+    for len in (at[0]..bytes.len()).step_by(200) {
+        let disk = disk.fork();
+        disk.write_file(FIRST, &bytes[..len]).unwrap();
+        repair(&disk, 1).unwrap();
+        let log = open(&disk, options(), 1).unwrap();
+        let given = log
+            .append("new", ExpectedVersion::Any, &[NewEvent::new("t", "x")])
+            .unwrap();
+        let whole: u64 = log.read_all(Read::forward().limit(300)).unwrap().count() as u64 - 1;
+        assert!(
+            given.first_position.get() > 202,
+            "cut to {len}, {whole} events are whole: position {} again",
+            given.first_position
+        );
+    }
+}
+
 /// A mended copy of a segment needs the space of one. Without it the repair says so, and nothing is worse than before.
 #[test]
 fn a_full_disk_is_said_and_harms_nothing() {
