@@ -89,7 +89,7 @@ pub use read::events::Events;
 pub use read::subscribe::Subscription;
 pub use recovery::apply::RecoveryReport;
 pub use recovery::scan::Verdict;
-pub use repair::{RepairOptions, RepairProgress, RepairReport, RepairStep, repair, repair_in};
+pub use repair::{RepairAction, RepairOptions, RepairProgress, RepairReport, RepairStep, repair, repair_in};
 pub use scrub::ScrubStatus;
 pub use snapshot::Snapshot;
 pub use stat::Stat;

@@ -7,30 +7,34 @@
 //!    is: the new segment says that it had been durable.
 //! 3. For each segment that is damaged: the damaged bytes are copied to `quarantine/`, durably. Only then a mended copy of the segment is made
 //!    aside, durably, and takes its name. Nothing is written into a segment that is there: a reader may have it mapped.
-//! 4. The report is written to `quarantine/`.
+//! 4. All is read once more, and indexes and snapshots that are of no use are moved to `quarantine/`.
+//! 5. The report is written to `quarantine/`.
 
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::environment::Environment;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader};
 use crate::losses::{Loss, LostVersions};
 use crate::recovery::apply::{create_segment, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
-use crate::recovery::mend::{Mend, MendedSegment, Newest, mend};
+use crate::recovery::mend::{Mend, MendedSegment, Newest, Unproven, mend};
 use crate::segments::prepare;
 use crate::storage::{Dir, File, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
 use crate::types::{Position, Timestamp};
+use crate::verify::verify_in;
 
 /// How a log is repaired.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RepairOptions {
-    /// Whether only to say what would be done; default false. A dry run takes the lock, too, and makes its file if it is missing.
+    /// Whether only to say what would be done; default false. A dry run takes no lock and changes nothing: it works beside a writer, whose
+    /// unfinished work it tells from damage by looking again, and on a read-only file system.
     pub dry_run: bool,
 }
 
@@ -53,7 +57,7 @@ impl RepairOptions {
 pub struct RepairProgress {
     /// Bytes of segments that have been read.
     pub bytes_done: u64,
-    /// Bytes of all segments.
+    /// Bytes of all segments, each counted as often as it is read: to mend it, and to compare indexes and snapshots with it.
     pub bytes_total: u64,
 }
 
@@ -72,17 +76,21 @@ pub struct RepairReport {
     pub losses: Vec<Loss>,
     /// Where this report is, as text; `None` if nothing was done.
     pub path: Option<PathBuf>,
+    /// Why this report is not in `quarantine/`, if it could not be written there. All that it says was done all the same.
+    pub unwritten: Option<String>,
 }
 
 /// One thing that a [`repair()`] did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairStep {
+    /// What was done, or would be.
+    pub action: RepairAction,
     /// The file.
     pub path: PathBuf,
     /// Where in it.
     pub offset: u64,
-    /// How many bytes were replaced.
+    /// How many bytes were replaced, added, moved or made.
     pub len: u64,
     /// What was wrong, or missing.
     pub what: String,
@@ -90,13 +98,43 @@ pub struct RepairStep {
     pub quarantined: Option<PathBuf>,
 }
 
+/// What a [`RepairStep`] did, or would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RepairAction {
+    /// A file was made where there was none.
+    Made,
+    /// Bytes were added at the end of a file that was cut short.
+    Added,
+    /// Bytes were replaced.
+    Replaced,
+    /// An index or a snapshot was moved to `quarantine/`.
+    Moved,
+}
+
+impl RepairAction {
+    fn said(self, dry_run: bool) -> &'static str {
+        match (self, dry_run) {
+            (Self::Made, false) => "made",
+            (Self::Added, false) => "added",
+            (Self::Replaced, false) => "replaced",
+            (Self::Moved, false) => "moved to quarantine",
+            (Self::Made, true) => "would be made",
+            (Self::Added, true) => "would be added",
+            (Self::Replaced, true) => "would be replaced",
+            (Self::Moved, true) => "would be moved to quarantine",
+        }
+    }
+}
+
 /// Makes the damaged log in `path` whole again, without what was lost: afterwards it opens as any other, and
 /// [`Log::losses`](crate::Log::losses) tells. `progress` is called as the log is read, which is all of it, one segment at a time.
 ///
 /// Events that are whole stay where they are, with their positions and versions. Bytes that are damaged are copied to `quarantine/` before others
 /// take their place; nothing there is ever removed. Positions of lost events are not given again; where nobody knows how many events a
-/// missing newest segment had, as many are passed over as it can have had. A log with which nothing is wrong is not changed, nor are an
-/// ambiguous last group, which an open deals with, and wrong indexes and snapshots, which may be removed. It may be interrupted, and repeated.
+/// missing newest segment had, as many are passed over as it can have had. Wrong indexes and snapshots, which cost no event, are moved to
+/// `quarantine/`. A log with which nothing is wrong is not changed, nor is an ambiguous last group, which an open deals with. It may be
+/// interrupted, and repeated.
 ///
 /// Copy the directory first, if you can: a repair is for when there is no backup to restore. Whoever has the log open for reading goes on with
 /// the files that were there, and has to open it again to see what comes after. Mended segments are written beside damaged ones: there must be space for
@@ -145,19 +183,69 @@ pub fn repair_in(
             reason: "there is no annals.meta".into(),
         });
     }
+    let time = environment.now();
+    let mut once = || repair_once(root, options.dry_run, environment, time, &mut progress);
+    if options.dry_run {
+        return look_patiently(&**root, &mut once);
+    }
     let lock_path = root.path().join(names::LOCK);
     let _lock = match root.lock(names::LOCK) {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
         other => other.at(&lock_path, "locking the log")?,
     };
-    let time = environment.now();
+    once()
+}
+
+/// How often a dry run looks at a log, beside a writer, that looks different each time.
+const LOOKS_MAX: u32 = 10;
+
+/// Between two looks: a writer that is in the middle of a write has gone on by then.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Does `look`. Beside a writer, what is found damaged is believed if it is found again: what is being written may look like it.
+fn look_patiently(root: &dyn Dir, look: &mut dyn FnMut() -> Result<RepairReport>) -> Result<RepairReport> {
+    let is_locked = || {
+        root.is_locked(names::LOCK)
+            .at(&root.path().join(names::LOCK), "asking for the lock")
+    };
+    let was_locked = is_locked()?;
+    let mut found = look();
+    for _ in 1..LOOKS_MAX {
+        let is_whole = found.as_ref().is_ok_and(|report| report.steps.is_empty());
+        if is_whole || !(was_locked || is_locked()?) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        let again = look();
+        let is_same = match (&found, &again) {
+            (Ok(before), Ok(now)) => before == now,
+            (Err(before), Err(now)) => before.to_string() == now.to_string(),
+            _ => false,
+        };
+        found = again;
+        if is_same {
+            break;
+        }
+    }
+    found
+}
+
+fn repair_once(
+    root: &Arc<dyn Dir>,
+    dry_run: bool,
+    environment: &Environment,
+    time: Timestamp,
+    progress: &mut dyn FnMut(RepairProgress),
+) -> Result<RepairReport> {
+    let mut read_to_mend = 0;
     let (dir, mending) = mend(&**root, environment, time, &mut |bytes_done, bytes_total| {
+        read_to_mend = bytes_total;
         progress(RepairProgress {
             bytes_done,
-            bytes_total,
+            bytes_total: 2 * bytes_total,
         });
     })?;
-    if !options.dry_run {
+    if !dry_run {
         // What an earlier repair has put in place may have its name only until a power cut: the sync may be what it failed at.
         root.sync().at(root.path(), "syncing the directory")?;
         dir.sync().at(dir.path(), "syncing the folder of segments")?;
@@ -165,13 +253,14 @@ pub fn repair_in(
     let mut repair = Repair {
         root,
         dir: &dir,
-        dry_run: options.dry_run,
+        dry_run,
         report: RepairReport {
-            dry_run: options.dry_run,
+            dry_run,
             time,
             steps: Vec::new(),
             losses: Vec::new(),
             path: None,
+            unwritten: None,
         },
     };
     if mending.meta_is_lost {
@@ -207,7 +296,16 @@ pub fn repair_in(
             Mend::Made { bytes, loss, is_there } => repair.make(first, &bytes, &loss, is_there)?,
         }
     }
-    repair.write_report()
+    let verified = verify_in(root, &mut |verified| {
+        progress(RepairProgress {
+            bytes_done: read_to_mend + verified.bytes_done,
+            bytes_total: read_to_mend + verified.bytes_total,
+        });
+    })?;
+    for damage in &verified.derived_damages {
+        repair.set_derived_aside(damage)?;
+    }
+    Ok(repair.write_report())
 }
 
 /// How much of a segment is copied at a time.
@@ -221,8 +319,16 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    fn step(&mut self, path: PathBuf, (offset, len): (usize, usize), what: &str, quarantined: Option<PathBuf>) {
+    fn step(
+        &mut self,
+        action: RepairAction,
+        path: PathBuf,
+        (offset, len): (usize, usize),
+        what: &str,
+        quarantined: Option<PathBuf>,
+    ) {
         self.report.steps.push(RepairStep {
+            action,
             path,
             offset: offset as u64,
             len: len as u64,
@@ -250,34 +356,33 @@ impl Repair<'_> {
     fn meta(&mut self, meta: &[u8]) -> Result<()> {
         let path = self.root.path().join(names::META);
         let mut quarantined = None;
-        if !self.dry_run {
-            match self.root.open(names::META, OpenMode::Read) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => {
-                    let file = other.at(&path, "opening annals.meta")?;
+        let mut action = RepairAction::Replaced;
+        match self.root.open(names::META, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => action = RepairAction::Made,
+            other => {
+                let file = other.at(&path, "opening annals.meta")?;
+                if !self.dry_run {
                     // Whatever it is by now.
                     let len = file.len().at(&path, "asking for the length of annals.meta")?;
                     let mut bytes = vec![0; usize::try_from(len.min(SEGMENT_BYTES_MAX)).unwrap_or(usize::MAX)];
                     let read = read_up_to(&*file, &mut bytes, 0).at(&path, "reading annals.meta")?;
-                    let name = |attempt| names::quarantined_meta(attempt);
+                    let name = |attempt| names::quarantined_file(names::META, attempt);
                     quarantined = Some(self.keep(name, &bytes[..read])?);
                 }
             }
+        }
+        if !self.dry_run {
             write_small_atomically(&**self.root, names::META, meta, true).at(&path, "writing annals.meta")?;
         }
-        self.step(
-            path,
-            (0, meta.len()),
-            "annals.meta that is missing, or not what it was",
-            quarantined,
-        );
+        let what = "annals.meta that is missing, or not what it was";
+        self.step(action, path, (0, meta.len()), what, quarantined);
         Ok(())
     }
 
-    /// Writes the segments at `firsts` again, as they are. A segment that comes behind them says that what is whole in them had been durable; after a
+    /// Writes the segments that `unproven` lie in again, as they are. A segment that comes behind them says that what is whole in them had been durable; after a
     /// failed sync it may be in the page cache only.
-    fn make_durable(&self, firsts: &[Position]) -> Result<()> {
-        for &first in firsts.iter().filter(|_| !self.dry_run) {
+    fn make_durable(&self, unproven: &[Unproven]) -> Result<()> {
+        for &Unproven { first, .. } in unproven.iter().filter(|_| !self.dry_run) {
             let name = names::segment(first);
             let path = self.dir.path().join(&name);
             let file = self.dir.open(&name, OpenMode::Read).at(&path, "opening a segment")?;
@@ -292,7 +397,7 @@ impl Repair<'_> {
         }
         let path = self.dir.path().join(names::segment(header.first_position));
         let what = "the newest segment cannot be gone on with; the log goes on in this one";
-        self.step(path, (0, header.segment_bytes as usize), what, None);
+        self.step(RepairAction::Made, path, (0, header.segment_bytes as usize), what, None);
         Ok(())
     }
 
@@ -305,7 +410,8 @@ impl Repair<'_> {
         let is_short = file_len < len as u64;
         if is_short {
             let at = usize::try_from(file_len).unwrap_or(len);
-            self.step(path.clone(), (at, len - at), "segment file that ends early", None);
+            let what = "segment file that ends early";
+            self.step(RepairAction::Added, path.clone(), (at, len - at), what, None);
         }
         for patch in patches {
             let mut quarantined = None;
@@ -318,6 +424,7 @@ impl Repair<'_> {
                 }
             }
             self.step(
+                RepairAction::Replaced,
                 path.clone(),
                 (patch.offset, patch.end - patch.offset),
                 &patch.loss.what,
@@ -420,7 +527,12 @@ impl Repair<'_> {
             self.remove_index(first)?;
             self.put(first, bytes.len() as u64, |file| write_all_at(file, bytes, 0))?;
         }
-        self.step(path.clone(), (0, bytes.len()), &loss.what, quarantined);
+        let action = if is_there {
+            RepairAction::Replaced
+        } else {
+            RepairAction::Made
+        };
+        self.step(action, path.clone(), (0, bytes.len()), &loss.what, quarantined);
         self.loss(&path, crate::format::segment_header::SEGMENT_HEADER_BYTES, loss);
         Ok(())
     }
@@ -435,14 +547,56 @@ impl Repair<'_> {
         .at(&self.dir.path().join(name), "removing an index")
     }
 
-    fn write_report(mut self) -> Result<RepairReport> {
+    /// Moves an index or a snapshot that is of no use to `quarantine/`. What cannot be read stays where it is.
+    fn set_derived_aside(&mut self, damage: &Damage) -> Result<()> {
+        let relative = damage.path.strip_prefix(self.root.path()).unwrap_or(&damage.path);
+        let mut parts: Vec<_> = relative.iter().filter_map(|part| part.to_str()).collect();
+        let Some(name) = parts.pop() else { return Ok(()) };
+        let read = || {
+            let mut dir = Arc::clone(self.root);
+            for part in &parts {
+                dir = dir.subdir(part, false)?;
+            }
+            let file = dir.open(name, OpenMode::Read)?;
+            let mut bytes = vec![0; usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?];
+            let read = read_up_to(&*file, &mut bytes, 0)?;
+            bytes.truncate(read);
+            Ok((dir, bytes))
+        };
+        let (dir, bytes) = match read() {
+            Ok(found) => found,
+            Err::<_, io::Error>(error) => {
+                tracing::warn!(path = %damage.path.display(), %error, "what is of no use, and cannot be read, stays where it is");
+                return Ok(());
+            }
+        };
+        let mut quarantined = None;
+        if !self.dry_run {
+            quarantined = Some(self.keep(|attempt| names::quarantined_file(name, attempt), &bytes)?);
+            dir.remove(name)
+                .and_then(|()| dir.sync())
+                .at(&damage.path, "removing what was copied to quarantine")?;
+        }
+        let path = damage.path.clone();
+        self.step(RepairAction::Moved, path, (0, bytes.len()), &damage.what, quarantined);
+        Ok(())
+    }
+
+    /// All is done by now: that the report cannot be written is told in it.
+    fn write_report(mut self) -> RepairReport {
         if self.dry_run || self.report.steps.is_empty() {
-            return Ok(self.report);
+            return self.report;
         }
         let name = |attempt| names::repair_report(self.report.time, attempt);
-        let path = set_aside(self.root, name, self.report.to_string().as_bytes())?;
-        self.report.path = Some(path);
-        Ok(self.report)
+        match self.keep(name, self.report.to_string().as_bytes()) {
+            Ok(path) => self.report.path = Some(path),
+            Err(error) => {
+                let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+                let causes: Vec<_> = causes.map(ToString::to_string).collect();
+                self.report.unwritten = Some(causes.join(": caused by "));
+            }
+        }
+        self.report
     }
 }
 
@@ -451,22 +605,18 @@ impl std::fmt::Display for RepairReport {
         if self.steps.is_empty() {
             return f.write_str("nothing is damaged\n");
         }
-        let (done, kept) = if self.dry_run {
-            ("would be replaced", "")
-        } else {
-            ("replaced", ", kept as ")
-        };
         for step in &self.steps {
-            write!(
-                f,
-                "{done}: {} bytes at {} of {}: {}",
-                step.len,
-                step.offset,
-                step.path.display(),
-                step.what
-            )?;
+            let done = step.action.said(self.dry_run);
+            let path = step.path.display();
+            match step.action {
+                RepairAction::Made | RepairAction::Moved => write!(f, "{done}: {path}, {} bytes: ", step.len)?,
+                RepairAction::Added | RepairAction::Replaced => {
+                    write!(f, "{done}: {} bytes at {} of {path}: ", step.len, step.offset)?;
+                }
+            }
+            f.write_str(&step.what)?;
             if let Some(quarantined) = &step.quarantined {
-                write!(f, "{kept}{}", quarantined.display())?;
+                write!(f, ", kept as {}", quarantined.display())?;
             }
             f.write_char('\n')?;
         }

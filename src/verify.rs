@@ -171,7 +171,6 @@ pub fn verify_with(
 }
 
 /// Verifies the log in `root`, beside which nothing writes, on the calling thread.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
     let how = How {
         threads: 1,

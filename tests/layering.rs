@@ -20,8 +20,8 @@ const ORDER: &[&[&str]] = &[
     &["segments"],
     &["read", "recovery", "losses"],
     &["append"],
-    &["retry", "verify", "stat", "repair"],
-    &["scrub"],
+    &["retry", "verify", "stat"],
+    &["scrub", "repair"],
     &["log"],
     &["lib"],
     &["fuzzing"],
@@ -45,8 +45,9 @@ const THREADING: &[&str] = &[
     "environment.rs",
     "storage/sim",
     "storage/map.rs",
-    // Waits for another process.
+    // Wait for another process.
     "recovery/follow.rs",
+    "repair.rs",
     // Counts what the model checker does.
     "append/checked_by_loom.rs",
     "verify",

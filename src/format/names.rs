@@ -67,9 +67,9 @@ pub(crate) fn quarantined_tail(first: Position, offset: u64, attempt: u32) -> St
     format!("{first:0>DIGITS$}-{offset}-{attempt}.tail")
 }
 
-/// An `annals.meta` that was not what it should be.
-pub(crate) fn quarantined_meta(attempt: u32) -> String {
-    format!("{META}-{attempt}.old")
+/// The file `name`, which was not what it should be: `annals.meta`, an index, a snapshot.
+pub(crate) fn quarantined_file(name: &str, attempt: u32) -> String {
+    format!("{name}-{attempt}.old")
 }
 
 /// The report of a repair at `time`, as text; `attempt` tells two apart that happened at the same time.

@@ -173,7 +173,7 @@ pub(crate) fn recover_degraded(
             segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
             group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
         };
-        if let Some(unproven) = mending.unproven {
+        for &unproven in &mending.unproven {
             make_durable(&*dir, unproven)?;
         }
         create_segment(&*dir, &header)?;

@@ -38,13 +38,11 @@ pub(crate) struct Mending {
     /// The segments that end with a seal, in order.
     pub(crate) segments: Vec<MendedSegment>,
     pub(crate) newest: Newest,
-    /// What has to be durable before a needed segment is made.
-    pub(crate) unproven: Option<Unproven>,
     /// The header of the newest segment, if one of its copies is damaged.
     pub(crate) newest_header: Option<(Position, Patch)>,
     /// The files from the last one on that has groups, which are the proof that all before it is durable: what is whole in these may be in the
     /// page cache only. A segment behind them says that it is not.
-    pub(crate) unproven: Vec<Position>,
+    pub(crate) unproven: Vec<Unproven>,
     /// The time of the last event in `segments`.
     pub(crate) last_timestamp: Option<Timestamp>,
     /// Bytes that were read.
@@ -128,7 +126,6 @@ pub(crate) fn mend(
         environment,
         repaired_at,
         newest_header: None,
-        unproven: None,
         log_id: meta.log_id,
         segment_bytes: usize::try_from(meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX))
             .unwrap_or(usize::MAX),
@@ -139,26 +136,37 @@ pub(crate) fn mend(
         bytes: 0,
         group_align: 8,
     };
-    let mut newest = None;
-    for i in 0..files.len() {
-        newest = mender.file(&files, i)?;
-        progress(mender.bytes, total);
-        if newest.is_some() {
-            break;
+    let mut i = 0;
+    let newest = loop {
+        if i == files.len() {
+            // Beside a dry run a writer may have gone on since they were listed.
+            let mut more = list_segments(&*dir)?;
+            more.retain(|&first| files.last().is_none_or(|last| first > last.first));
+            if more.is_empty() && files.is_empty() {
+                break mender.lost_newest("all segments are missing");
+            }
+            if more.is_empty() {
+                break mender.lost_newest("the segment after the last sealed one is missing");
+            }
+            for first in more {
+                let file = FileFound::look(&*dir, first, &meta.log_id)?;
+                total += file.len;
+                files.push(file);
+            }
         }
-    }
-    let newest = match newest {
-        Some(newest) => newest,
-        // No segment at all.
-        None => mender.lost_newest("all segments are missing"),
+        if let Some(newest) = mender.file(&files, i)? {
+            break newest;
+        }
+        progress(mender.bytes, total);
+        i += 1;
     };
+    progress(mender.bytes, total);
     let Mender {
         segments,
         unproven,
         last_timestamp,
         bytes,
         newest_header,
-        unproven,
         ..
     } = mender;
     let mending = Mending {
@@ -168,7 +176,6 @@ pub(crate) fn mend(
         newest,
         unproven,
         newest_header,
-        unproven,
         last_timestamp,
         bytes,
     };
@@ -245,11 +252,10 @@ struct Mender<'a> {
     environment: &'a Environment,
     repaired_at: Timestamp,
     newest_header: Option<(Position, Patch)>,
-    unproven: Option<Unproven>,
     log_id: LogId,
     segment_bytes: usize,
     segments: Vec<MendedSegment>,
-    unproven: Vec<Position>,
+    unproven: Vec<Unproven>,
     /// The position that comes next.
     next: Position,
     last_timestamp: Option<Timestamp>,
@@ -258,7 +264,7 @@ struct Mender<'a> {
 }
 
 impl Mender<'_> {
-    /// Looks at file number `i`; says where the log goes on, once that is known.
+    /// Looks at file number `i`; says where the log goes on, once that is known. After the last file it is not if that is sealed.
     fn file(&mut self, files: &[FileFound], i: usize) -> Result<Option<Newest>> {
         let found = &files[i];
         let path = self.dir.path().join(names::segment(found.first));
@@ -335,7 +341,12 @@ impl Mender<'_> {
         if scan.has_groups {
             self.unproven.clear();
         }
-        self.unproven.push(found.first);
+        let to = scan.end.min(file_len);
+        self.unproven.push(Unproven {
+            first: found.first,
+            from: scan.proven_end.next_multiple_of(header.group_align as usize).min(to),
+            to,
+        });
         let filler = Filler {
             header: &header,
             repaired_at: self.repaired_at,
@@ -427,16 +438,7 @@ impl Mender<'_> {
         };
         let first = found.first;
         self.segments.push(MendedSegment { first, mend });
-        if after.is_none() {
-            let to = scan.end.min(file_len);
-            let from = scan.proven_end.next_multiple_of(header.group_align as usize).min(to);
-            self.unproven = Some(Unproven { first, from, to });
-        }
-        Ok(match (after, scan.seal) {
-            (Some(_), _) => None,
-            (None, None) => Some(self.needed()),
-            (None, Some(_)) => Some(self.lost_newest("the segment after the last sealed one is missing")),
-        })
+        Ok((after.is_none() && scan.seal.is_none()).then(|| self.needed()))
     }
 
     /// All bytes of the file, as far as a segment can reach.
