@@ -583,7 +583,18 @@ fn a_repair_says_what_it_does_and_does_it() {
     annals(&["stat", &dir], "").failed(3, &["damaged"]);
 
     let json = |done: Done| -> Value { serde_json::from_slice(&done.stdout).expect("JSON") };
-    let plan = json(annals(&["repair", &dir, "--dry-run", "--json"], "").ok());
+    let lock = Path::new(&dir).join("LOCK");
+    fs::remove_file(&lock).unwrap();
+    let done = annals(&["repair", &dir, "--dry-run"], "").failed(3, &["is damaged; a repair would mend it"]);
+    let lines = done.lines();
+    assert!(
+        lines[0].starts_with("would be made: ") && lines[0].contains(".log, 67108864 bytes: "),
+        "{lines:?}"
+    );
+    assert!(lines[1].starts_with("would be replaced: "), "{lines:?}");
+    let plan = json(annals(&["repair", &dir, "--dry-run", "--json"], "").failed(3, &[]));
+    assert_eq!(plan["steps"][0]["action"], "made");
+    assert!(!lock.exists(), "a dry run changes nothing");
     assert_eq!((&plan["dry_run"], &plan["report"]), (&Value::from(true), &Value::Null));
     assert!(
         !Path::new(&dir).join("quarantine").exists(),
@@ -605,6 +616,13 @@ fn a_repair_says_what_it_does_and_does_it() {
     assert!(fs::read_to_string(&text).unwrap().contains("lost: positions 11 to 11"));
     let written: Value = serde_json::from_slice(&fs::read(text.with_extension("json")).unwrap()).unwrap();
     assert_eq!(written, report);
+    let of = |path: &Path| fs::metadata(path).unwrap().permissions();
+    assert_eq!(of(&text.with_extension("json")), of(&text));
+    let time = report["time"].as_str().unwrap();
+    assert!(
+        time.ends_with('Z') && time.len() == "2026-01-01T00:00:00.000000Z".len(),
+        "{time}"
+    );
     for step in report["steps"].as_array().unwrap() {
         // Where nothing had stood, nothing is kept.
         if let Some(path) = step["quarantined"].as_str() {
@@ -628,6 +646,7 @@ fn a_repair_says_what_it_does_and_does_it() {
     assert_eq!(verified["whole"], Value::from(true));
     let stat = json(annals(&["stat", &dir, "--json"], "").ok());
     assert_eq!((&stat["events"], lost(&stat)), (&Value::from(98), lost(&report)));
+    assert_eq!(stat["losses"][0]["repaired_at"], report["time"]);
     // The stream's next event tells which version was lost.
     let stream = &stat["losses"][0]["streams"][0];
     assert_eq!(
@@ -638,6 +657,162 @@ fn a_repair_says_what_it_does_and_does_it() {
     assert_eq!(annals(&["append", &dir], "s-1\tmore\n").ok().text(), "ok 101 s-1 11\n");
     let again = annals(&["repair", &dir], "").ok();
     assert_eq!(again.text(), "nothing is damaged\n");
+    assert_eq!(
+        annals(&["repair", &dir, "--dry-run"], "").ok().text(),
+        "nothing is damaged\n"
+    );
+}
+
+/// Closed before all is said: the repair is complete, and that is what the status and standard error say.
+#[test]
+fn a_repair_whose_report_cannot_be_told_is_complete() {
+    let (_temp, dir) = log_dir();
+    let mut appending = Appending::start(&dir);
+    for i in 1..=3 {
+        appending.send(format!("s\tthe payload {i} of many\n").as_bytes());
+        appending.line();
+    }
+    assert!(appending.wait().success());
+    damage(&dir, b"the payload 2 of many");
+    let mut child = command(&["repair", &dir]).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert!(
+        said.contains("the repair is complete, but its report could not be printed"),
+        "{said}"
+    );
+    annals(&["verify", &dir], "").ok();
+}
+
+#[test]
+fn a_dry_run_works_beside_a_writer() {
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default().segment_bytes(16 * 1024)).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", &[1; 1000])])
+                    .unwrap();
+            }
+        });
+        for _ in 0..8 {
+            let done = annals(&["repair", &dir, "--dry-run"], "");
+            if (done.status, done.text()) != (Some(0), "nothing is damaged\n") {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("{:?} {} {}", done.status, done.text(), done.stderr);
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    annals(&["repair", &dir], "").failed(4, &[]);
+    log.close().unwrap();
+}
+
+/// What costs no event is not whole for `verify`, and nothing anyone needs: after a repair it is out of the way, and kept.
+#[test]
+fn wrong_indexes_and_snapshots_are_moved_to_quarantine() {
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default().segment_bytes(16 * 1024)).unwrap();
+    for _ in 0..40 {
+        log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", &[1; 1000])])
+            .unwrap();
+    }
+    log.save_snapshot("s", 40.into(), 1, b"the state").unwrap();
+    log.save_snapshot("s", 3.into(), 1, b"an older state").unwrap();
+    log.close().unwrap();
+    drop(log);
+    annals(&["verify", &dir], "").ok();
+    let mut wrong = vec![Path::new(&dir).join("segments/00000000000000000001.idx")];
+    let mut folders = vec![Path::new(&dir).join("snapshots")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                wrong.push(path)
+            }
+        }
+    }
+    assert_eq!(wrong.len(), 3);
+    let bytes: Vec<Vec<u8>> = wrong
+        .iter()
+        .map(|path| {
+            let mut bytes = fs::read(path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(path, &bytes).unwrap();
+            bytes
+        })
+        .collect();
+    annals(&["verify", &dir], "").failed(3, &["3 places in derived files"]);
+    let plan = annals(&["repair", &dir, "--dry-run"], "").failed(3, &[]);
+    assert_eq!(
+        plan.text().matches("would be moved to quarantine: ").count(),
+        3,
+        "{}",
+        plan.text()
+    );
+    let report: Value = serde_json::from_slice(&annals(&["repair", &dir, "--json"], "").ok().stdout).unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!((steps.len(), report["losses"].as_array().unwrap().len()), (3, 0));
+    for step in steps {
+        assert_eq!(step["action"], "moved");
+        let kept = fs::read(step["quarantined"].as_str().unwrap()).unwrap();
+        let which = wrong
+            .iter()
+            .position(|path| path.to_str() == step["path"].as_str())
+            .unwrap();
+        assert_eq!(kept, bytes[which]);
+        assert!(!wrong[which].exists());
+    }
+    annals(&["verify", &dir], "").ok();
+    assert_eq!(annals(&["cat", &dir], "").ok().lines().len(), 40);
+}
+
+/// Whoever could read the log can read what a repair has made of it.
+#[test]
+fn files_that_a_repair_makes_have_the_permissions_of_the_log() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default().file_mode(0o644).dir_mode(0o755)).unwrap();
+    for i in 1..=3 {
+        let data = format!("the payload {i} of many");
+        log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", data.as_bytes())])
+            .unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    let segments = Path::new(&dir).join("segments");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let first = segments.join("00000000000000000001.log");
+    let was = mode(&first);
+    damage(&dir, b"the payload 2 of many");
+    annals(&["repair", &dir], "").ok();
+    assert_eq!(mode(&first), was);
+    assert_eq!(mode(&segments.join("00000000000000000004.log")), was);
+}
+
+/// The event of a snapshot is lost: so is the snapshot's use, and that is all.
+#[test]
+fn a_snapshot_of_a_lost_event_keeps_no_log_from_being_whole() {
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default()).unwrap();
+    for i in 1..=3 {
+        let data = format!("the payload {i} of many");
+        log.append("s", annals::ExpectedVersion::Any, &[NewEvent::new("", data.as_bytes())])
+            .unwrap();
+    }
+    log.save_snapshot("s", 2.into(), 1, b"the state").unwrap();
+    log.close().unwrap();
+    drop(log);
+    damage(&dir, b"the payload 2 of many");
+    annals(&["repair", &dir], "").ok();
+    annals(&["verify", &dir], "").ok();
+    let log = Log::open(&dir, Options::default()).unwrap();
+    assert_eq!(log.load_snapshot("s").unwrap(), None);
 }
 
 #[test]

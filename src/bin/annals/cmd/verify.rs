@@ -108,7 +108,7 @@ fn kinds(report: &VerifyReport) -> [(&'static str, &[Damage], &'static str); 5] 
         (
             "derived_damages",
             &report.derived_damages,
-            "nothing: it is not used; it may be removed",
+            "nothing: it is not used; `annals repair` moves it to quarantine, or remove it",
         ),
         ("repaired", &report.repaired, "nothing: what is lost is known"),
     ]
