@@ -444,6 +444,52 @@ fn positions_of_a_newest_file_that_was_cut_short_are_not_given_again() {
     }
 }
 
+/// The file has the bytes of another segment of the log: nothing of it is known, and how many events it had neither.
+#[test]
+fn positions_of_a_newest_file_that_holds_another_segment_are_not_given_again() {
+    let sample = sample(11, 60, false);
+    let newest = sample.groups.keys().last().unwrap();
+    let disk = sample.disk.fork();
+    disk.write_file(newest, &disk.read_file(FIRST).unwrap()).unwrap();
+    repair(&disk, 1).unwrap();
+    let log = open(&disk, options(), 1).unwrap();
+    let appended = log
+        .append("new", ExpectedVersion::NoStream, &[NewEvent::new("t", "1")])
+        .unwrap();
+    assert!(
+        appended.first_position.get() > *sample.events.keys().last().unwrap(),
+        "position {} again",
+        appended.first_position
+    );
+    let losses = log.losses().unwrap();
+    assert!(losses.iter().any(|loss| !loss.exact && !loss.complete), "{losses:?}");
+}
+
+/// A repair seals the newest segment if it is damaged, and no open comes to see the group that is in doubt at its end.
+#[test]
+fn a_last_group_in_doubt_behind_damage_is_told() {
+    let disk = groups(&[1, 1, 1, 2], 40);
+    let at = starts(&disk);
+    flip(&disk, at[1] + 60);
+    flip(&disk, at[3] + 60);
+    let report = repair(&disk, 1).unwrap();
+    let lost: Vec<_> = report
+        .losses
+        .iter()
+        .map(|loss| (loss.positions.unwrap(), loss.exact))
+        .collect();
+    assert_eq!(
+        lost,
+        [((2.into(), 2.into()), true), ((4.into(), 5.into()), false)],
+        "{report}"
+    );
+    let log = open(&disk, options(), 1).unwrap();
+    let appended = log
+        .append("new", ExpectedVersion::NoStream, &[NewEvent::new("t", "1")])
+        .unwrap();
+    assert_eq!(appended.first_position, 6.into());
+}
+
 /// A mended copy of a segment needs the space of one. Without it the repair says so, and nothing is worse than before.
 #[test]
 fn a_full_disk_is_said_and_harms_nothing() {

@@ -300,26 +300,8 @@ impl Mender<'_> {
             header_from_groups(&padded, self.log_id, found.first, previous, &found.salts)
         });
         let Some(header) = header else {
-            let what = "the header of the segment is unreadable";
-            return Ok(match upper {
-                Some(upper) => {
-                    self.made(found.first, upper, true, what, true);
-                    None
-                }
-                None => {
-                    let newest = self.lost_newest(what);
-                    if let Some(MendedSegment {
-                        mend: Mend::Made { is_there, .. },
-                        ..
-                    }) = self.segments.last_mut()
-                    {
-                        *is_there = true;
-                    }
-                    Some(newest)
-                }
-            });
+            return Ok(self.unreadable(found.first, upper));
         };
-        self.group_align = header.group_align;
         let len = header.segment_bytes as usize;
         bytes.resize(len, 0);
         let is_short = file_len < len;
@@ -338,6 +320,11 @@ impl Mender<'_> {
                 supported: FORMAT_VERSION,
             });
         }
+        if found.header.is_none() && !scan.has_groups && salvaged.holes.is_empty() {
+            // These are groups of some other segment.
+            return Ok(self.unreadable(found.first, upper));
+        }
+        self.group_align = header.group_align;
         if scan.has_groups {
             self.unproven.clear();
         }
@@ -404,6 +391,7 @@ impl Mender<'_> {
             let what = match scan.tail {
                 _ if is_short => "segment file that ends early",
                 Tail::Damaged { what, .. } => what,
+                Tail::Ambiguous { .. } if last >= first => "the last group is in doubt",
                 _ if last >= first => "the end of the segment is missing",
                 _ => "segment that does not end with its seal",
             };
@@ -484,6 +472,24 @@ impl Mender<'_> {
         }
     }
 
+    /// Nothing can be read in the file of the segment at `first`.
+    fn unreadable(&mut self, first: Position, upper: Option<Position>) -> Option<Newest> {
+        let what = "the header of the segment is unreadable";
+        if let Some(upper) = upper {
+            self.made(first, upper, true, what, true);
+            return None;
+        }
+        let newest = self.lost_newest(what);
+        if let Some(MendedSegment {
+            mend: Mend::Made { is_there, .. },
+            ..
+        }) = self.segments.last_mut()
+        {
+            *is_there = true;
+        }
+        Some(newest)
+    }
+
     /// The newest segment is lost, and how many events it had nobody knows.
     fn lost_newest(&mut self, what: &str) -> Newest {
         let upper = self.next.plus(EVENTS_MAX).unwrap_or(self.next);
@@ -538,6 +544,8 @@ fn most(alone: &Salvage, first: Position, cut_short: Option<usize>) -> (Position
     let last = alone.scan.last_position;
     let (said, durable) = match alone.scan.tail {
         Tail::Damaged { last_durable, .. } => (last_durable.max(alone.claimed), last_durable),
+        // It may have been acknowledged, and an open for writing does not come to see it.
+        Tail::Ambiguous { last: said, .. } => (said.unwrap_or(last).max(last), last),
         _ => (last, last),
     };
     // Of a file that was cut short nobody knows how many events are gone with its end: at most as many as fit behind what is
