@@ -21,6 +21,7 @@ const TARGETS: &[(&str, Law)] = &[
     ("record_decode", fuzzing::record_decode),
     ("log_ops", fuzzing::log_ops),
     ("log_mutated", fuzzing::log_mutated),
+    ("repair", fuzzing::repair),
     ("index_file", fuzzing::index_file),
     ("snapshot_file", fuzzing::snapshot_file),
     #[cfg(feature = "cli")]
@@ -235,6 +236,7 @@ fn make_seeds() {
     .enumerate()
     {
         write("log_mutated", &format!("choices-{i:02}"), mutation);
+        write("repair", &format!("choices-{i:02}"), mutation);
     }
     for seed in 0..12u64 {
         let mut state = seed + 1000;
@@ -258,6 +260,7 @@ fn make_seeds() {
     );
     // A sealed segment's file is gone.
     write("log_mutated", "missing-segment", &[0x44, 0x5d, 0x2b, 0x40]);
+    write("repair", "missing-segment", &[0x44, 0x5d, 0x2b, 0x40]);
     // Nothing but a segment file of no length.
     write("log_mutated", "emptied", &[0xc7, 0x5d, 0x2b, 0xec, 0xec, 0x5d]);
 }

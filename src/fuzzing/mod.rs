@@ -12,6 +12,7 @@ mod model;
 mod mutated;
 mod ops;
 mod record;
+mod repair;
 mod sample;
 mod segment;
 mod snapshot;
@@ -21,6 +22,7 @@ pub use judge::{Judged, judge};
 pub use mutated::log_mutated;
 pub use ops::log_ops;
 pub use record::{record_decode, with_event};
+pub use repair::repair;
 pub use segment::segment_scan;
 pub use snapshot::snapshot_file;
 

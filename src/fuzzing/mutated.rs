@@ -76,7 +76,7 @@ pub fn log_mutated(data: &[u8]) {
 }
 
 /// One change of the files.
-fn change(files: &mut Vec<(String, Vec<u8>)>, choices: &mut Choices<'_>) {
+pub(super) fn change(files: &mut Vec<(String, Vec<u8>)>, choices: &mut Choices<'_>) {
     if files.is_empty() {
         return;
     }
@@ -271,7 +271,7 @@ fn check(log: &Log, sample: &Sample, files: &[(String, Vec<u8>)], disk: &SimDisk
 
 /// Whether the segment that ends with `last` is zero from there on, though it was not before the changes: nobody can tell
 /// that from a log that ended there.
-fn nothing_can_tell(last: Position, sample: &Sample, files: &[(String, Vec<u8>)]) -> bool {
+pub(super) fn nothing_can_tell(last: Position, sample: &Sample, files: &[(String, Vec<u8>)]) -> bool {
     let mut segments = files.iter().rev().filter(|(path, _)| is_segment(path));
     segments.any(|(path, bytes)| {
         let Ok(header) = SegmentHeader::decode(bytes) else {
