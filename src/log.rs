@@ -37,6 +37,7 @@ use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::stat::{self, Stat};
 use crate::storage::pread::PreadDir;
 use crate::storage::read_only::ReadOnlyDir;
+use crate::storage::scratch::ScratchDir;
 use crate::storage::{Dir, Lock, fs};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock, thread};
@@ -104,8 +105,8 @@ impl Log {
     /// Opens the log in the directory `path`, and creates it if there is none (see [`Options::create`]).
     ///
     /// Recovers it first: what a crash left unfinished at its end is cut off, and [`Log::recovery`] says so. The time this takes is
-    /// bounded by the size of a segment, not by that of the log; with [`OpenMode::Degraded`], all of the log is read. With
-    /// [`OpenMode::ReadOnly`] nothing is created, locked or cut off.
+    /// bounded by the size of a segment, not by that of the log; with [`OpenMode::Degraded`] and [`OpenMode::ReadOnlyDegraded`], all of the log is read. With
+    /// the latter and [`OpenMode::ReadOnly`] nothing is created, locked or cut off.
     ///
     /// # Durability
     /// Everything that is shown after an open is durable, whatever became of earlier syncs.
@@ -156,6 +157,15 @@ impl Log {
         match options.mode {
             OpenMode::ReadWrite | OpenMode::Degraded => Self::open_to_write(root, options, environment),
             OpenMode::ReadOnly => Self::open_to_read(root, &options, environment),
+            OpenMode::ReadOnlyDegraded => {
+                let lock_path = root.path().join(names::LOCK);
+                if root.is_locked(names::LOCK).at(&lock_path, "asking for the lock")? {
+                    return Err(Error::Locked { path: lock_path });
+                }
+                // All that an open for writing does is done in memory.
+                let below: Arc<dyn Dir> = Arc::new(ReadOnlyDir(root));
+                Self::open_to_write(Arc::new(ScratchDir::new(below)), options, environment)
+            }
         }
     }
 
@@ -199,12 +209,19 @@ impl Log {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(Error::Locked { path: lock_path }),
             other => other.at(&lock_path, "locking the log")?,
         };
-        let is_degraded = options.mode == OpenMode::Degraded && (read_meta(&*root).is_err() || !is_new(&*root)?);
+        let is_read_only = options.mode == OpenMode::ReadOnlyDegraded;
+        let may_be_damaged = is_read_only || options.mode == OpenMode::Degraded;
+        let is_degraded = may_be_damaged && (read_meta(&*root).is_err() || !is_new(&*root)?);
         let mut recovered = if is_degraded {
             recover_degraded(&root, &options, &environment)?
         } else {
             recover(&root, &options, &environment)?
         };
+        if is_read_only {
+            recovered.report.quarantined = None;
+            let path = root.path().to_owned();
+            recovered.no_appends = Some(Error::ReadOnly { path });
+        }
         let report = recovered.report.clone();
         let dir = recovered.segments_dir;
         let active = recovered.active;
@@ -410,12 +427,12 @@ impl Log {
     }
 
     fn place(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
+        let appender = self.appender()?;
         if let Some(degraded) = &self.0.degraded {
             for part in batch.parts() {
                 degraded.check(batch.stream(part))?;
             }
         }
-        let appender = self.appender()?;
         let placed = appender.append(batch, wait_for_room, lead);
         match placed {
             Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {

@@ -40,6 +40,10 @@ pub enum OpenMode {
     /// may have, answers it at its end, and for appends, until [`Log::accept_loss`](crate::Log::accept_loss). Segments that are damaged are held
     /// in memory once they are read.
     Degraded,
+    /// As [`OpenMode::Degraded`], for reading: it shows the same, takes no lock, and writes nothing at all. Appends and saved snapshots answer
+    /// [`Error::ReadOnly`]. It shows the log as it was at the open, in which no process may have it open for writing:
+    /// otherwise it answers [`Error::Locked`], as what is being written may look like damage.
+    ReadOnlyDegraded,
 }
 
 /// How a log is opened.
@@ -176,7 +180,7 @@ impl Options {
                 self.file_mode, self.dir_mode
             ));
         }
-        self.create &= self.mode != OpenMode::ReadOnly;
+        self.create &= !matches!(self.mode, OpenMode::ReadOnly | OpenMode::ReadOnlyDegraded);
         self.segment_bytes = self.segment_bytes.next_multiple_of(PAGE_BYTES as u64);
         let room = self.segment_bytes - (SEGMENT_HEADER_BYTES + segment_reserve(self.group_align())) as u64;
         self.batch_bytes_max = self.batch_bytes_max.min(room / 2);

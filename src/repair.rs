@@ -133,9 +133,8 @@ impl RepairAction {
 /// Events that are whole stay where they are, with their positions and versions. Bytes that are damaged are copied to `quarantine/` before others
 /// take their place; nothing there is ever removed. Positions of lost events are not given again; where nobody knows how many events a
 /// missing newest segment had, as many are passed over as it can have had. Wrong indexes and snapshots, which cost no event, are moved to
-/// `quarantine/`. A log with which nothing is wrong is not changed, nor is an
-/// ambiguous last group, which an open deals with, unless its segment is damaged elsewhere. It may be
-/// interrupted, and repeated.
+/// `quarantine/`. A log with which nothing is wrong is not changed, nor is an ambiguous last group, which an open deals with, unless its segment is
+/// damaged elsewhere. It may be interrupted, and repeated.
 ///
 /// Copy the directory first, if you can: a repair is for when there is no backup to restore. Whoever has the log open for reading goes on with
 /// the files that were there, and has to open it again to see what comes after. Mended segments are written beside damaged ones: there must be space for

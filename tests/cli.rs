@@ -686,6 +686,91 @@ fn a_repair_whose_report_cannot_be_told_is_complete() {
     annals(&["verify", &dir], "").ok();
 }
 
+/// At three in the morning: what is whole is got out of a damaged log, and nothing in its directory is touched.
+#[test]
+fn a_damaged_log_is_read_as_far_as_it_is_whole() {
+    let (_temp, dir) = log_dir();
+    let log = Log::open(&dir, Options::default().segment_bytes(16 * 1024)).unwrap();
+    for i in 1..=100 {
+        let data = format!("the payload {i} of many {}", "x".repeat(400));
+        log.append(
+            &format!("s-{}", i % 10),
+            annals::ExpectedVersion::Any,
+            &[NewEvent::new("", data.as_bytes())],
+        )
+        .unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    for command in ["cat", "export", "stat"] {
+        annals(&[command, &dir, "--degraded"], "").ok();
+    }
+    damage(&dir, b"the payload 11 of many");
+    damage(&dir, b"the payload 97 of many");
+    fs::remove_file(Path::new(&dir).join("annals.meta")).unwrap();
+    fs::remove_file(Path::new(&dir).join("LOCK")).unwrap();
+    let files = || {
+        let mut found = std::collections::BTreeMap::new();
+        let mut folders = vec![PathBuf::from(&dir)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+                }
+            }
+        }
+        found
+    };
+    let before = files();
+    annals(&["cat", &dir], "").failed(3, &[]);
+    let told = |command: &str| {
+        let done = annals(&[command, &dir, "--degraded"], "");
+        assert_eq!(done.status, Some(3), "{}", done.stderr);
+        let said: Vec<_> = done.stderr.lines().collect();
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(
+            said[0].starts_with("annals: lost: ") && said[0].contains("position 11"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].starts_with("annals: lost: ") && said[1].contains("position 97"),
+            "{said:?}"
+        );
+        assert!(said[2].contains("is damaged, in 2 places"), "{said:?}");
+        done
+    };
+    let cat = told("cat");
+    assert_eq!((cat.lines().len(), told("export").lines().len()), (98, 98));
+    let stat = annals(&["stat", &dir, "--degraded", "--json"], "").failed(3, &["is damaged"]);
+    let stat: Value = serde_json::from_slice(&stat.stdout).unwrap();
+    let positions: Vec<_> = stat["losses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|loss| loss["positions"].clone())
+        .filter(|positions| !positions.is_null())
+        .collect();
+    assert_eq!(positions, [serde_json::json!([11, 11]), serde_json::json!([97, 97])]);
+    assert_eq!(
+        (&stat["events"], &stat["quarantined_files"]),
+        (&Value::from(98), &Value::from(0))
+    );
+    let stat = annals(&["stat", &dir, "--degraded"], "").failed(3, &[]);
+    assert!(
+        stat.text().contains("\nlost, or damaged:\nlost: positions 11 to 11"),
+        "{}",
+        stat.text()
+    );
+    assert_eq!(files(), before);
+    annals(&["repair", &dir], "").ok();
+    assert_eq!(annals(&["cat", &dir], "").ok().stdout, cat.stdout);
+    let log = Log::open(&dir, Options::default()).unwrap();
+    annals(&["cat", &dir, "--degraded"], "").failed(4, &[]);
+    log.close().unwrap();
+}
+
 #[test]
 fn a_dry_run_works_beside_a_writer() {
     let (_temp, dir) = log_dir();

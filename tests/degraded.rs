@@ -463,3 +463,36 @@ fn a_new_segment_takes_the_place_of_no_other() {
     assert!(report.damages[0].path.ends_with(&in_the_way), "{report:?}");
     assert_eq!(sample.disk.read_file(&in_the_way), Some(bytes));
 }
+
+#[test]
+fn who_only_reads_sees_the_same_and_changes_nothing() {
+    for seed in 0..60 * effort() {
+        let mut rng = Rng(seed ^ 0xde6);
+        let sample = sample(seed, 20 + seed % 60, seed % 5 == 4);
+        let disk = sample.disk.fork();
+        let said: Vec<_> = (0..seed % 4).map(|_| damage(&disk, &sample, &mut rng)).collect();
+        if seed % 7 == 6 {
+            disk.remove_file("annals.meta").unwrap();
+        }
+        let files = |disk: &SimDisk| -> Vec<_> {
+            disk.files()
+                .into_iter()
+                .map(|file| (disk.read_file(&file), file))
+                .collect()
+        };
+        let (before, ops) = (files(&disk), disk.ops());
+        let log = open(&disk, options().mode(OpenMode::ReadOnlyDegraded), 5).unwrap();
+        let seen = check(&log, &sample, &disk);
+        let losses: Vec<_> = log.losses().unwrap();
+        let append = log.append("new", ExpectedVersion::Any, &[NewEvent::new("t", "x")]);
+        assert!(matches!(append, Err(Error::ReadOnly { .. })), "{append:?}");
+        assert_eq!(log.recovery().quarantined, None);
+        log.close().unwrap();
+        assert_eq!((files(&disk), disk.ops()), (before, ops), "seed {seed}: {said:?}");
+        let writer = open(&disk, degraded(), 5).unwrap();
+        assert_eq!(read_all(&writer, Read::forward()).0, seen, "seed {seed}: {said:?}");
+        assert_eq!(writer.losses().unwrap(), losses, "seed {seed}: {said:?}");
+        let beside = open(&disk, options().mode(OpenMode::ReadOnlyDegraded), 6);
+        assert!(matches!(beside, Err(Error::Locked { .. })), "{beside:?}");
+    }
+}

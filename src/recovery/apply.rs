@@ -592,7 +592,8 @@ pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
         return Ok(());
     }
     if has_events(root)? {
-        if options.mode == crate::options::OpenMode::Degraded {
+        use crate::options::OpenMode::{Degraded, ReadOnlyDegraded};
+        if matches!(options.mode, Degraded | ReadOnlyDegraded) {
             return Ok(());
         }
         let path = root.path().join(names::META);

@@ -14,6 +14,7 @@ pub(crate) mod fs;
 pub(crate) mod map;
 pub(crate) mod pread;
 pub(crate) mod read_only;
+pub(crate) mod scratch;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 

@@ -23,6 +23,54 @@ pub(crate) fn open_to_read(dir: &Path) -> Result<Log, Failure> {
     open(dir, Options::default().mode(OpenMode::ReadOnly))
 }
 
+/// Opens the log in `dir` for reading, and, if `degraded`, though it is damaged: then reads tell each loss once, as an error, and go on behind it.
+pub(crate) fn open_to_read_as(dir: &Path, degraded: bool) -> Result<Log, Failure> {
+    match degraded {
+        true => open(dir, Options::default().mode(OpenMode::ReadOnlyDegraded)),
+        false => open_to_read(dir),
+    }
+}
+
+/// The losses that a read goes on behind.
+pub(crate) struct Losses {
+    degraded: bool,
+    told: u64,
+}
+
+impl Losses {
+    pub(crate) fn new(degraded: bool) -> Self {
+        Self { degraded, told: 0 }
+    }
+
+    /// Says what is lost, if the read goes on behind it.
+    pub(crate) fn pass(&mut self, error: annals::Error) -> Result<(), Failure> {
+        if !(self.degraded && matches!(error, annals::Error::Damaged { .. })) {
+            return Err(error.into());
+        }
+        self.told += 1;
+        note(format_args!(
+            "lost: {}",
+            error.to_string().trim_end().replace('\n', " ")
+        ));
+        Ok(())
+    }
+
+    /// How the command ends that has read all there is.
+    pub(crate) fn outcome(&self, dir: &Path) -> Result<(), Failure> {
+        match self.told {
+            0 => Ok(()),
+            1 => Err(Failure::damaged(format_args!(
+                "{} is damaged, in 1 place; all that is whole is printed",
+                dir.display()
+            ))),
+            told => Err(Failure::damaged(format_args!(
+                "{} is damaged, in {told} places; all that is whole is printed",
+                dir.display()
+            ))),
+        }
+    }
+}
+
 /// The verdict and what was cut, or would be, in words.
 pub(crate) fn describe(report: &RecoveryReport) -> String {
     let mut text = format!("{}, {} bytes cut off", report.verdict, report.cut_bytes);

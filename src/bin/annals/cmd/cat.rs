@@ -8,7 +8,7 @@ use annals::{EventRef, Log, Position, Read};
 
 use crate::escape;
 use crate::failure::Failure;
-use crate::open::open_to_read;
+use crate::open::{Losses, open_to_read_as};
 use crate::output::Output;
 
 /// Between two looks at a log that has nothing new.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// too: then its last events show once the writer has said that they are durable, with the next
 /// append or about 200 ms later. What is not whole at the end of the log is not shown, and that is
 /// said on standard error. At the first damaged place it ends, with status 3; --from, --reverse and
-/// --stream get at what lies elsewhere.
+/// --stream get at what lies elsewhere, and --degraded at all of it; that ends with 3, too.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Directory of the log.
@@ -42,13 +42,18 @@ pub(crate) struct Args {
     /// Go on with what a writer adds, until killed. Not with --reverse or --stream.
     #[arg(long, conflicts_with_all = ["reverse", "stream"])]
     follow: bool,
+    /// Read a damaged log, too: print all that is whole, and say on standard error what is lost. Reads all of the log first; no process may
+    /// have it open for writing.
+    #[arg(long, conflicts_with = "follow")]
+    degraded: bool,
     /// Print the payloads only and as they are, each followed by a newline.
     #[arg(long)]
     raw: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let log = open_to_read(&args.dir)?;
+    let log = open_to_read_as(&args.dir, args.degraded)?;
+    let mut losses = Losses::new(args.degraded);
     let nothing = args.limit == Some(0) || (args.reverse && args.from == Some(0));
     if nothing {
         return Ok(log.close()?);
@@ -76,7 +81,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut last = 0;
     while let Some(event) = events.next_ref() {
-        let event = event?;
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                losses.pass(error)?;
+                continue;
+            }
+        };
         printer.print(&event)?;
         (left, last) = (left - 1, event.position.get());
     }
@@ -85,7 +96,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let next = args.from.unwrap_or_default().max(last + 1);
         follow(&log, next, left, &mut printer)?;
     }
-    Ok(log.close()?)
+    log.close()?;
+    losses.outcome(&args.dir)
 }
 
 /// Prints the `left` events from position `next` on, as they come.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::repair::loss_as_json;
 use crate::failure::Failure;
 use crate::ndjson::rfc3339;
-use crate::open::{describe, open_to_read};
+use crate::open::{describe, open_to_read_as};
 use crate::output::Output;
 
 /// Print counts, sizes, first and last time, and what is found at the end of the log.
@@ -22,10 +22,13 @@ pub(crate) struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Look at a damaged log, too: what is whole is counted, and what is lost listed. Reads all of the log; no process may have it open for writing.
+    #[arg(long)]
+    degraded: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let log = open_to_read(&args.dir)?;
+    let log = open_to_read_as(&args.dir, args.degraded)?;
     let stat = log.stat()?;
     let losses = log.losses()?;
     let mut out = Output::new();
@@ -35,7 +38,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         as_text(&stat, &losses)
     })?;
     out.flush()?;
-    Ok(log.close()?)
+    log.close()?;
+    match losses.iter().any(|loss| loss.repaired_at.is_none()) && args.degraded {
+        true => Err(Failure::damaged(format_args!("{} is damaged", args.dir.display()))),
+        false => Ok(()),
+    }
 }
 
 fn as_json(stat: &Stat, losses: &[Loss]) -> String {
@@ -88,7 +95,9 @@ fn as_text(stat: &Stat, losses: &[Loss]) -> String {
         ),
     ];
     let mut lines = rows.map(|(name, value)| format!("{name:<20}{value}")).join("\n");
-    if !losses.is_empty() {
+    if losses.iter().any(|loss| loss.repaired_at.is_none()) {
+        lines.push_str("\nlost, or damaged:");
+    } else if !losses.is_empty() {
         lines.push_str("\nrepaired, and lost before that:");
     }
     for loss in losses {
