@@ -490,6 +490,30 @@ fn a_last_group_in_doubt_behind_damage_is_told() {
     assert_eq!(appended.first_position, 6.into());
 }
 
+/// Of the last two groups no byte is what it was, and no header there speaks of them: what is lost is as much as fits.
+#[test]
+fn positions_of_groups_whose_headers_are_gone_are_not_given_again() {
+    let disk = groups(&[1, 1, 1, 2, 2], 40);
+    let at = starts(&disk);
+    flip(&disk, at[1] + 60);
+    let mut bytes = disk.read_file(FIRST).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[at[3]..=end].fill(0xff);
+    disk.write_file(FIRST, &bytes).unwrap();
+    let report = repair(&disk, 1).unwrap();
+    let last = report.losses.last().unwrap();
+    assert_eq!((last.positions.unwrap().0, last.exact), (4.into(), false), "{report}");
+    let log = open(&disk, options(), 1).unwrap();
+    let appended = log
+        .append("new", ExpectedVersion::NoStream, &[NewEvent::new("t", "1")])
+        .unwrap();
+    assert!(
+        appended.first_position > 7.into(),
+        "position {} again",
+        appended.first_position
+    );
+}
+
 /// A mended copy of a segment needs the space of one. Without it the repair says so, and nothing is worse than before.
 #[test]
 fn a_full_disk_is_said_and_harms_nothing() {

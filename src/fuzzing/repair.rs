@@ -140,10 +140,17 @@ fn nothing_can_tell(last: Position, sample: &Sample, files: &[(String, Vec<u8>)]
         };
         let bytes = &bytes[..bytes.len().min(header.segment_bytes as usize)];
         let found = salvage(bytes, &header, Position::START, &mut ()).scan;
-        let original = sample.files.iter().find(|(original, _)| original == path);
-        matches!(found.tail, Tail::Clean | Tail::Torn { .. })
-            && found.last_position == last
-            && found.seal.is_none()
-            && original.is_some_and(|(_, original)| original.iter().skip(found.end).any(|&byte| byte != 0))
+        let Some((_, original)) = sample.files.iter().find(|(original, _)| original == path) else {
+            return false;
+        };
+        let used = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte != 0);
+        match found.tail {
+            _ if found.seal.is_some() => false,
+            Tail::Clean | Tail::Torn { .. } => {
+                found.last_position == last && original.iter().skip(found.end).any(|&byte| byte != 0)
+            }
+            // What is left of the end was counted as lost; behind it there are zeros.
+            _ => found.last_position < last && used(bytes) < used(original),
+        }
     })
 }

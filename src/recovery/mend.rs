@@ -19,7 +19,7 @@ use super::salvage::{Salvage, salvage};
 use super::scan::{Hole, Tail, Visitor};
 use crate::environment::Environment;
 use crate::error::{Error, IoContext, Result};
-use crate::format::group::{GroupHeader, group_offset};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};
 use crate::format::meta::Meta;
 use crate::format::record::{EventRef, LostRef};
 use crate::format::segment_header::{
@@ -377,8 +377,9 @@ impl Mender<'_> {
             // that did not come to its end, and makes no knowledge of it.
             let alone = upper.map(|_| salvage(&bytes, &header, Position::START, &mut ()));
             let (most, is_known) = most(
+                &bytes,
+                &header,
                 alone.as_ref().unwrap_or(&salvaged),
-                found.first,
                 is_short.then_some(len),
             );
             let last = upper.map_or(most, |upper| Position::new(upper.get() - 1));
@@ -538,10 +539,11 @@ impl Mender<'_> {
     }
 }
 
-/// The highest position that may have been given in a segment without its seal, of which nothing else is known, and whether it is known
-/// that it was. `cut_short`: the length that the file should have.
-fn most(alone: &Salvage, first: Position, cut_short: Option<usize>) -> (Position, bool) {
+/// The highest position that may have been given in the segment `bytes` without its seal, of which nothing else is known, and whether it is
+/// known that it was. `cut_short`: the length that the file should have.
+fn most(bytes: &[u8], header: &SegmentHeader, alone: &Salvage, cut_short: Option<usize>) -> (Position, bool) {
     let last = alone.scan.last_position;
+    let fit = |len: usize| (len / EVENT_BYTES_MIN) as u64;
     let (said, durable) = match alone.scan.tail {
         Tail::Damaged { last_durable, .. } => (last_durable.max(alone.claimed), last_durable),
         // It may have been acknowledged, and an open for writing does not come to see it.
@@ -549,15 +551,26 @@ fn most(alone: &Salvage, first: Position, cut_short: Option<usize>) -> (Position
         _ => (last, last),
     };
     // Of a file that was cut short nobody knows how many events are gone with its end: at most as many as fit behind what is
-    // whole, or as a header there speaks of. A segment that goes on nowhere else had one at least: its successor needs a name.
-    let most = match cut_short {
-        Some(len) => {
-            let room = (len - alone.scan.end.min(len)) / EVENT_BYTES_MIN;
-            said.max(alone.claimed).get().max(last.get() + room as u64)
+    // whole, or as a header there speaks of. Where bytes are left, no header speaks of what lies behind the last one that is readable.
+    let most = match (cut_short, alone.scan.tail) {
+        (Some(len), _) => {
+            let room = fit(len - alone.scan.end.min(len));
+            said.max(alone.claimed).get().max(last.get() + room)
         }
-        None => said.get(),
+        (None, Tail::Damaged { .. } | Tail::Ambiguous { .. }) => {
+            let from = alone.scan.end;
+            let ends = header_candidates(bytes, from).filter_map(|at| {
+                let group = GroupHeader::decode(&bytes[at..], header.group_seed())?;
+                let is_later = group.first_position > last && group.generation.ordinal >= alone.scan.generation;
+                is_later.then_some(at + GROUP_HEADER_BYTES + group.body_len as usize)
+            });
+            let spoken_of = ends.max().unwrap_or(from);
+            said.get() + fit(garbage_end(bytes, from).saturating_sub(spoken_of))
+        }
+        (None, _) => said.get(),
     };
-    let most = Position::new(most.max(first.get()));
+    // A segment that goes on nowhere else had one at least: its successor needs a name.
+    let most = Position::new(most.max(header.first_position.get()));
     (most, cut_short.is_none() && most == durable)
 }
 
