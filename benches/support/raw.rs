@@ -1,7 +1,7 @@
 //! The least code that could do the work of the log, as the baseline of every bench.
 //!
 //! Nothing here has record headers (except [`RecordFile`]), versions, an index or recovery: bytes
-//! go to a prepared file and callers wait until they are durable. Whatever `annals` takes beyond
+//! go to a prepared file and callers wait until they are durable (but for [`MappedWriter`]). Whatever `annals` takes beyond
 //! this, measured in the same run, is the price of what it does beyond this. Linux only.
 
 #![allow(dead_code, reason = "each bench that includes this module uses a part of it")]
@@ -280,6 +280,35 @@ pub(crate) fn append_unsynced(path: &Path, payload: &[u8], per_call: usize, tota
     Ok((offset / payload.len()) as f64 / start.elapsed().as_secs_f64())
 }
 
+/// A prepared file, mapped, that is appended to by copying; nothing is ever synced. Written from front to back and then from the
+/// front again.
+pub(crate) struct MappedWriter {
+    map: MmapMut,
+    offset: usize,
+}
+
+impl MappedWriter {
+    /// Every page is mapped and written to before this returns: a log that maps its segments prepares them in the background.
+    pub(crate) fn create(path: &Path, bytes: usize) -> io::Result<Self> {
+        prepare_file(path, bytes)?;
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        #[expect(unsafe_code, reason = "there is no other way to map a file")]
+        // SAFETY: the file was made by the bench in a folder of its own; nobody else writes it or cuts it short.
+        let mut map = unsafe { MmapMut::map_mut(&file)? };
+        map.fill(0);
+        Ok(Self { map, offset: 0 })
+    }
+
+    #[inline]
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        if self.offset + bytes.len() > self.map.len() {
+            self.offset = 0;
+        }
+        self.map[self.offset..][..bytes.len()].copy_from_slice(bytes);
+        self.offset += bytes.len();
+    }
+}
+
 /// Who writes a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lead {
@@ -371,14 +400,26 @@ struct Open {
     stop: bool,
 }
 
-struct Writing {
-    file: RawWriter,
+/// What a group is written with: [`RawWriter`], or a whole store behind a queue.
+pub(crate) trait Append {
+    /// Appends `bytes` as one unit and returns when they are durable.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Append for RawWriter {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Self::append(self, bytes)
+    }
+}
+
+struct Writing<W> {
+    file: W,
     bytes: Vec<u8>,
     last_members: u32,
 }
 
-/// Group commit over a [`RawWriter`].
-pub(crate) struct GroupCommit {
+/// Group commit, over a [`RawWriter`] if nothing else is said.
+pub(crate) struct GroupCommit<W = RawWriter> {
     lead: Lead,
     wake: Wake,
     /// How long the leader of a group smaller than the last one holds it open, in the hope that
@@ -387,14 +428,14 @@ pub(crate) struct GroupCommit {
     /// As in `open`, to be watched without the lock.
     members: AtomicU32,
     open: Mutex<Open>,
-    writer: Mutex<Writing>,
+    writer: Mutex<Writing<W>>,
     slots: [Slot; SLOTS],
     work: AtomicU32,
     all: Condvar,
 }
 
-impl GroupCommit {
-    pub(crate) fn new(writer: RawWriter, lead: Lead, wake: Wake, gather: Duration) -> Self {
+impl<W: Append> GroupCommit<W> {
+    pub(crate) fn new(writer: W, lead: Lead, wake: Wake, gather: Duration) -> Self {
         let open = Open {
             bytes: Vec::with_capacity(GROUP_BYTES_MAX),
             // Not 0, so that the slots' first value is below every group's.
@@ -588,7 +629,15 @@ impl GroupCommit {
         }
     }
 
-    fn run_committer(&self) -> io::Result<()> {
+    /// Ends the committer's thread once it has written what is there.
+    pub(crate) fn stop(&self) {
+        self.open.lock().stop = true;
+        self.work.fetch_add(1, Ordering::Release);
+        wake(&self.work, 1);
+    }
+
+    /// The committer's thread, until [`Self::stop`].
+    pub(crate) fn run_committer(&self) -> io::Result<()> {
         loop {
             let seen = self.work.load(Ordering::Acquire);
             let mut open = self.open.lock();
@@ -657,12 +706,8 @@ pub(crate) fn group_commit(
             latencies.extend(some);
         }
         let elapsed = start.elapsed();
-        let mut open = commit.open.lock();
-        open.stop = true;
-        let groups = open.group - first_group;
-        drop(open);
-        commit.work.fetch_add(1, Ordering::Release);
-        wake(&commit.work, 1);
+        let groups = commit.open.lock().group - first_group;
+        commit.stop();
         if let Some(committer) = committer {
             committer.join().expect("the committer panicked")?;
         }
@@ -696,64 +741,110 @@ const RECORD_HEADER_BYTES: usize = 44;
 /// what this leaves out is the page faults of a mapped file.
 pub(crate) struct RecordFile {
     memory: MmapMut,
-    end: usize,
+    record_bytes: usize,
 }
 
 impl RecordFile {
+    /// As many records of `body_bytes` as fit into `bytes`.
     pub(crate) fn create(path: &Path, bytes: usize, body_bytes: usize) -> io::Result<Self> {
-        let record_bytes = (RECORD_HEADER_BYTES + body_bytes).next_multiple_of(8);
-        let count = bytes / record_bytes;
+        let count = bytes / record_bytes(body_bytes);
+        Self::create_with(path, count, body_bytes, |position, body| {
+            for (n, byte) in body.iter_mut().enumerate() {
+                *byte = position.to_le_bytes()[n % 8].wrapping_add(n.to_le_bytes()[0]);
+            }
+        })
+    }
+
+    /// `count` records; `fill` makes the body of each, by its position from 0.
+    pub(crate) fn create_with(
+        path: &Path,
+        count: usize,
+        body_bytes: usize,
+        mut fill: impl FnMut(u64, &mut [u8]),
+    ) -> io::Result<Self> {
+        let record_bytes = record_bytes(body_bytes);
         let length = u32::try_from(body_bytes).map_err(io::Error::other)?;
         let mut out = io::BufWriter::with_capacity(1 << 20, File::create(path)?);
         let mut record = vec![0; record_bytes];
         for position in 0..count as u64 {
             record[4..8].copy_from_slice(&length.to_le_bytes());
             record[8..16].copy_from_slice(&position.to_le_bytes());
-            for (n, byte) in record[RECORD_HEADER_BYTES..][..body_bytes].iter_mut().enumerate() {
-                *byte = position.to_le_bytes()[n % 8].wrapping_add(n.to_le_bytes()[0]);
-            }
+            fill(position, &mut record[RECORD_HEADER_BYTES..][..body_bytes]);
             let crc = crc32fast::hash(&record[4..RECORD_HEADER_BYTES + body_bytes]);
             record[..4].copy_from_slice(&crc.to_le_bytes());
             out.write_all(&record)?;
         }
         out.into_inner()?.sync_all()?;
-        let end = count * record_bytes;
-        let mut memory = aligned(end)?;
-        File::open(path)?.read_exact_at(&mut memory, 0)?;
-        Ok(Self { memory, end })
+        Self::open(path, body_bytes)
+    }
+
+    /// What [`Self::create`] left at `path`.
+    pub(crate) fn open(path: &Path, body_bytes: usize) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let mut memory = aligned(usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?)?;
+        file.read_exact_at(&mut memory, 0)?;
+        Ok(Self {
+            memory,
+            record_bytes: record_bytes(body_bytes),
+        })
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.end
+        self.memory.len()
     }
 
     /// Goes from record to record by the lengths in the headers; returns how many there were.
     /// With `check`, each CRC-32 is computed and compared.
     pub(crate) fn walk(&self, check: bool) -> u64 {
-        walk(&self.memory[..self.end], check)
+        let mut sum = 0_u64;
+        // Something of the header and of the body, so that both are really fetched.
+        let count = self.each(check, |header, body| {
+            sum = sum.wrapping_add(u64::from(header[8]) + u64::from(body[body.len() - 1]));
+        });
+        black_box(sum);
+        count
+    }
+
+    /// As [`Self::walk`], with the header and the body of each.
+    pub(crate) fn each(&self, check: bool, mut each: impl FnMut(&[u8], &[u8])) -> u64 {
+        let mut count = 0;
+        let mut bytes = &self.memory[..];
+        while !bytes.is_empty() {
+            let (header, body, size) = record(bytes, check);
+            each(header, body);
+            count += 1;
+            bytes = &bytes[size..];
+        }
+        count
+    }
+
+    /// The bodies of `count` records, from record `first` on, each `step` records behind the one before: a stream whose events lie
+    /// apart, and whose index costs nothing.
+    pub(crate) fn load(&self, first: usize, step: usize, count: usize, check: bool, mut each: impl FnMut(&[u8])) {
+        for n in 0..count {
+            let (_, body, _) = record(&self.memory[(first + n * step) * self.record_bytes..], check);
+            each(body);
+        }
     }
 }
 
-/// See [`RecordFile::walk`].
-pub(crate) fn walk(mut bytes: &[u8], check: bool) -> u64 {
-    let mut count = 0;
-    let mut positions = 0_u64;
-    while let Some((header, rest)) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>() {
+fn record_bytes(body_bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + body_bytes).next_multiple_of(8)
+}
+
+/// Header and body of the record at the front of `bytes`, and how many bytes it takes.
+#[inline]
+fn record(bytes: &[u8], check: bool) -> (&[u8; RECORD_HEADER_BYTES], &[u8], usize) {
+    let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>().expect("a record");
+    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    let size = record_bytes(length);
+    assert!(length <= rest.len() && size <= bytes.len(), "a record beyond the end");
+    if check {
         let crc = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        let size = (RECORD_HEADER_BYTES + length).next_multiple_of(8);
-        assert!(length <= rest.len() && size <= bytes.len(), "a record beyond the end");
-        if check {
-            let found = crc32fast::hash(&bytes[4..RECORD_HEADER_BYTES + length]);
-            assert_eq!(found, crc, "record {count}");
-        }
-        // Something of the header and of the body, so that both are really fetched.
-        positions = positions.wrapping_add(u64::from(header[8]) + u64::from(rest[length - 1]));
-        count += 1;
-        bytes = &bytes[size..];
+        let found = crc32fast::hash(&bytes[4..RECORD_HEADER_BYTES + length]);
+        assert_eq!(found, crc, "a record that was damaged");
     }
-    black_box(positions);
-    count
+    (header, &rest[..length], size)
 }
 
 /// The CRC-32 of all files in `dir` whose names end with `extension`, read 256 KiB at a time by `threads` threads that each take
