@@ -24,6 +24,8 @@ mod judge;
 mod power;
 mod report;
 mod stores;
+#[path = "../../support/strace.rs"]
+mod strace;
 mod trace;
 mod work;
 

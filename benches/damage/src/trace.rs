@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::judge;
+use crate::strace::{self, Call};
 
 /// One step towards the disk. Files are numbered in the order in which they were created.
 #[derive(Clone, Debug)]
@@ -141,43 +142,23 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&mut self, text: &str) -> Result<(), String> {
-        let mut unfinished = HashMap::<&str, (String, usize)>::new();
-        for line in text.lines() {
-            let (pid, line) = line.split_once(' ').ok_or("a line without a process")?;
-            let line = line.trim_start();
-            if line.starts_with("+++") || line.starts_with("---") {
-                continue;
-            }
-            if let Some(start) = line.strip_suffix("<unfinished ...>") {
-                unfinished.insert(pid, (start.trim_end().to_owned(), self.steps.len()));
-                continue;
-            }
+        // How many steps there were when so many calls had returned.
+        let mut steps_after = vec![0];
+        for call in strace::calls(text)? {
             // A call counts from where it returned, and a sync covers what had returned when it was called.
-            let (mut whole, mut before) = (String::new(), self.steps.len());
-            let line = if let Some(rest) = line.strip_prefix("<... ") {
-                let rest = rest.split_once("resumed>").ok_or("a call resumed without its end")?.1;
-                (whole, before) = unfinished.remove(pid).unwrap_or((whole, before));
-                whole.push_str(rest);
-                &whole
-            } else {
-                line
-            };
-            self.call(line, before)
-                .map_err(|error| format!("{error} in {}", line.chars().take(160).collect::<String>()))?;
+            let before = steps_after[call.made_after];
+            self.call(&call, before)
+                .map_err(|error| format!("{error} in {} {:.160}", call.name, call.args.join(", ")))?;
+            steps_after.push(self.steps.len());
         }
         Ok(())
     }
 
-    fn call(&mut self, line: &str, before: usize) -> Result<(), String> {
-        let Some((name, rest)) = line.split_once('(') else {
-            return Ok(());
-        };
-        let Some((args, result)) = rest.rsplit_once(" = ") else {
-            return Ok(());
-        };
-        let args = args.trim_end().strip_suffix(')').unwrap_or(args);
+    fn call(&mut self, call: &Call, before: usize) -> Result<(), String> {
+        let name = call.name.as_str();
+        let args: Vec<&str> = call.args.iter().map(String::as_str).collect();
         // A map's address, in hexadecimal, is nobody's business here.
-        let result = result.split_whitespace().next().unwrap_or("");
+        let result = call.result.split_whitespace().next().unwrap_or("");
         let Ok(result) = (if result.starts_with("0x") {
             Ok(0)
         } else {
@@ -188,7 +169,6 @@ impl Reader<'_> {
         if result < 0 {
             return Ok(());
         }
-        let args = split(args);
         let number = |at: usize| -> Result<i64, String> {
             let text = args.get(at).ok_or("an argument is missing")?;
             text.strip_prefix("0x")
@@ -390,27 +370,6 @@ impl Reader<'_> {
         });
         Ok(())
     }
-}
-
-/// Arguments, split at the commas that stand in no string and no bracket.
-fn split(args: &str) -> Vec<&str> {
-    let (mut out, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0_i32, false);
-    for (at, byte) in args.bytes().enumerate() {
-        match byte {
-            // All else in a string is written \xNN.
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b'[' | b'{' | b'(' => depth += 1,
-            b']' | b'}' | b')' => depth -= 1,
-            b',' if depth == 0 => {
-                out.push(args[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    out.push(args[start..].trim());
-    out
 }
 
 /// The bytes of a string, or of all strings of an I/O vector; `wanted` of them.
