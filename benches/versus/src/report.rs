@@ -398,8 +398,8 @@ fn capitalised(text: &str) -> String {
 /// What `strace` counted.
 pub(crate) fn syncs(run: &Run) -> String {
     let mut out = "Counted by `strace` while so many durable appends were acknowledged. Needed is the least that can cover them: one for each call of a thread, \
-                   shared by all threads at best. A write to a file opened with `O_SYNC` or `O_DSYNC` is a write and a sync in one. `msync` covers \
-                   no events here: what it syncs is an index.\n\n\
+                   shared by all threads at best. A write to a file opened with `O_SYNC` or `O_DSYNC` is a write and a sync in one. `msync` is not counted as \
+                   covering: no store here writes its events through a map. What goes through io_uring is not seen.\n\n\
                    | store | way | work | appends | needed | syncs | durable writes | msync | io_uring calls | enough |\n\
                    |---|---|---|---:|---:|---:|---:|---:|---:|---|\n"
         .to_owned();

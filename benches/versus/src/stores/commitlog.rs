@@ -11,7 +11,7 @@ use crate::work::{Event, Keeps, Sink, Work};
 pub(super) const KIND: Kind = Kind {
     name: "commitlog",
     package: "commitlog",
-    settings: "`flush` after every append that must be durable, all that the crate has: it syncs its index, and not the events",
+    settings: "`flush` after every append that must be durable: all that the crate has, and no sync of the events",
     keeps: "one order of all messages, and nothing but their bytes",
     checks: "nothing, unless the caller asks: here, as documented, it does not",
     checked_reads: false,
