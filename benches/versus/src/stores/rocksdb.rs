@@ -61,7 +61,7 @@ impl Store for Rocks {
         }
         let mut options = WriteOptions::default();
         options.set_sync(self.sync);
-        Ok(self.database.write_opt(&batch, &options)?)
+        Ok(self.database.write_opt(batch, &options)?)
     }
 
     fn reader(&self) -> Res<Box<dyn Reader + '_>> {
