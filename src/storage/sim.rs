@@ -350,6 +350,14 @@ impl SimDisk {
         self.state.lock().remove_folder(path)
     }
 
+    /// The paths of files in which a sector is as a write left it that came short within it ([`Fault::ShortWrite`]): a part of the sector
+    /// is what it was before. That is the one thing, beside [`CrashMode::Garbled`], by which a sector is found here in a state that no
+    /// whole write gave it.
+    #[must_use]
+    pub fn split_files(&self) -> Vec<String> {
+        self.state.lock().split_files()
+    }
+
     /// The paths of all files that have a name, sorted.
     #[must_use]
     pub fn files(&self) -> Vec<String> {

@@ -58,6 +58,8 @@ struct Inode {
     handles: usize,
     /// Shared with other disks until it is changed.
     body: Arc<Body>,
+    /// Sectors, by number, as writes left them that came short within them.
+    split: Vec<(u64, Arc<[u8; SECTOR_BYTES]>)>,
 }
 
 #[derive(Clone)]
@@ -189,6 +191,7 @@ impl State {
             named: true,
             handles: 0,
             body: Arc::new(Body::default()),
+            split: Vec::new(),
         };
         self.files.insert(id, inode);
         id
@@ -462,6 +465,13 @@ impl State {
                 body.write(op, &buf[..len], offset);
             }
         });
+        let end = offset + len as u64;
+        if len < buf.len()
+            && !end.is_multiple_of(SECTOR_BYTES as u64)
+            && let Some(inode) = self.files.get_mut(&id)
+        {
+            inode.note_split(end);
+        }
         Ok(len)
     }
 
@@ -618,6 +628,13 @@ impl State {
         bytes_of(&inode.body, usize::try_from(inode.body.len()).ok()?).ok()
     }
 
+    /// The files that have a sector as a write left it that came short within it.
+    pub(super) fn split_files(&self) -> Vec<String> {
+        let mut paths = self.paths();
+        paths.retain(|path| self.resolve_file(path).is_ok_and(|(_, inode, _)| inode.is_split()));
+        paths
+    }
+
     pub(super) fn flip_bit(&mut self, path: &str, offset: u64, bit: u8) -> io::Result<()> {
         let (_, _, id) = self.resolve_file(path)?;
         let mut found = false;
@@ -748,7 +765,27 @@ impl Inode {
             named: true,
             handles: 0,
             body,
+            split: self.split.clone(),
         }
+    }
+
+    /// Notes the sector in which a write came short, at `end`, as it is now.
+    fn note_split(&mut self, end: u64) {
+        let sector = end / SECTOR_BYTES as u64;
+        let mut bytes = [0; SECTOR_BYTES];
+        self.body.read(&mut bytes, sector * SECTOR_BYTES as u64);
+        if bytes != [0; SECTOR_BYTES] {
+            self.split.push((sector, Arc::new(bytes)));
+        }
+    }
+
+    /// Whether some sector is as a write left it that came short within it.
+    fn is_split(&self) -> bool {
+        self.split.iter().any(|(sector, split)| {
+            let mut bytes = [0; SECTOR_BYTES];
+            self.body.read(&mut bytes, sector * SECTOR_BYTES as u64);
+            bytes == **split
+        })
     }
 }
 

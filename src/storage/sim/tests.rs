@@ -646,6 +646,32 @@ fn a_short_write_takes_fewer_bytes() {
 }
 
 #[test]
+fn a_sector_that_a_write_left_half_is_told_until_it_is_written_again() {
+    let (disk, file) = disk_with(25, &row(1, 2048));
+    let mut split = 0;
+    for _ in 0..40 {
+        disk.fail_at(disk.ops(), Fault::ShortWrite);
+        let end = file.write_at(&row(2, 1500), 100).unwrap() + 100;
+        let expected: &[&str] = if end.is_multiple_of(512) { &[] } else { &["f"] };
+        assert_eq!(disk.split_files(), expected, "up to {end}");
+        split += expected.len();
+        let cut = disk.fork();
+        assert_eq!(cut.crash_with(CrashMode::KeepAll).split_files(), expected);
+        assert!(disk.fork().crash_with(CrashMode::DropAll).split_files().is_empty());
+        assert_eq!(disk.fork().kill().split_files(), expected);
+        write(&file, &row(2, 1600 - end), end as u64);
+        assert!(disk.split_files().is_empty(), "written to its end");
+        // Not durable yet: a power cut may leave the sector as it was in between.
+        let cut = disk.fork();
+        let between = (0..50).filter(|_| !cut.crash().split_files().is_empty()).count();
+        assert_eq!(between > 0, !expected.is_empty(), "{between} of 50");
+        write(&file, &row(1, 2048), 0);
+        file.sync_data().unwrap();
+    }
+    assert!(split > 20);
+}
+
+#[test]
 fn reads_fail_as_told() {
     let (disk, file) = disk_with(25, b"bytes");
     disk.write_file("sub/g", b"other").unwrap();
