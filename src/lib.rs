@@ -103,6 +103,7 @@ pub use verify::{VerifyOptions, VerifyProgress, VerifyReport, verify, verify_wit
 pub mod sim {
     pub use crate::environment::Environment;
     pub use crate::storage::sim::*;
+    pub use crate::verify::verify_in;
 }
 
 /// The examples of the README are compiled, and run, with the tests.

@@ -771,6 +771,22 @@ impl Log {
         Ok(self.0.scrubber.status())
     }
 
+    /// Does what the background does for a log that is idle: prepares a segment, makes index files that are missing, writes a mark. For a log
+    /// without threads ([`Environment::deterministic`]), which does not come to it by itself; with threads, it does nothing. What fails is
+    /// only logged, as in the background.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::ReadOnly`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn idle(&self) -> Result<()> {
+        self.check_open()?;
+        let appender = self.appender()?;
+        if !self.0.environment.threads {
+            crate::append::maintenance::idle(appender);
+        }
+        Ok(())
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.0.closed.load(Ordering::Acquire) {
             Err(Error::Closed)

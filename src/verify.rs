@@ -170,8 +170,11 @@ pub fn verify_with(
     verify_as(&root, how, &mut progress)
 }
 
-/// Verifies the log in `root`, beside which nothing writes, on the calling thread.
-pub(crate) fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
+/// Verifies the log in `root`, which may lie on any storage and to which nobody writes meanwhile, on the calling thread.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
     let how = How {
         threads: 1,
         patience: Duration::ZERO,

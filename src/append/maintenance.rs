@@ -149,6 +149,14 @@ pub(crate) fn run(appender: &Appender, work: Work) {
     }
 }
 
+/// Does at once, on the calling thread, what the maintenance thread comes to when a log is idle.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) fn idle(appender: &Appender) {
+    prepare_spare(appender, || true);
+    make_missing_indexes(appender, || true);
+    appender.mark();
+}
+
 /// Makes index files for the sealed segments that have none. Those that are there are not opened: that costs nothing before
 /// they are used. `go_on` is asked between segments, and does what else has to be done meanwhile.
 fn make_missing_indexes(appender: &Appender, mut go_on: impl FnMut() -> bool) {
