@@ -381,6 +381,17 @@ struct End {
     scanned_bytes: u64,
 }
 
+/// The positions of what is cut off behind what was `found`, of which `last` is the last that it speaks of. Where a successor was made, it says
+/// which position comes next: what is cut off in front of it is a seal.
+pub(super) fn cut_positions(
+    found: &Scan,
+    last: Option<Position>,
+    rolled_at: Option<Position>,
+) -> Option<(Position, Position)> {
+    let last = last.filter(|&last| rolled_at.is_none_or(|first| last < first))?;
+    Some((found.last_position.next(), last))
+}
+
 /// Cuts off what has to be cut off of the newest segment, and makes durable what is adopted of it.
 fn adopt(
     root: &Arc<dyn Dir>,
@@ -425,11 +436,7 @@ fn adopt(
         removed,
     };
     let mut cut_end = found.end;
-    // Where a successor was made, it says which position comes next: what was cut off in front of it is a seal.
-    let cut_positions = |last: Option<Position>| {
-        let last = last.filter(|&last| rolled_at.is_none_or(|first| last < first))?;
-        Some((found.last_position.next(), last))
-    };
+    let cut_positions = |last| cut_positions(&found, last, rolled_at);
     match found.tail {
         Tail::Clean => {}
         Tail::Torn { end, last } => {

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::apply::{
-    Contents, RecoveryReport, Surveyed, damaged, damaged_end, list_segments, open_segment, read_meta, refused, survey,
+    Contents, RecoveryReport, Surveyed, cut_positions, damaged, damaged_end, list_segments, open_segment, read_meta,
+    refused, survey,
 };
 use super::plan::{Before, Decision, decide, needs_before};
 use super::rebuild::IndexBuilder;
@@ -88,6 +89,7 @@ impl Follower {
             sealed,
             newest,
             contents,
+            rolled_at,
             scanned_bytes,
         } = found;
         let Contents {
@@ -117,12 +119,12 @@ impl Follower {
             let cut_end = match shown.tail {
                 Tail::Torn { end, last } => {
                     report.verdict = Verdict::TornTail;
-                    report.cut_positions = last.map(|last| (shown.last_position.next(), last));
+                    report.cut_positions = cut_positions(&shown, last, rolled_at);
                     end
                 }
                 Tail::Ambiguous { end, last } => {
                     report.verdict = Verdict::AmbiguousLastGroup;
-                    report.cut_positions = last.map(|last| (shown.last_position.next(), last));
+                    report.cut_positions = cut_positions(&shown, last, rolled_at);
                     end
                 }
                 Tail::Clean | Tail::Damaged { .. } | Tail::UnknownKind { .. } => shown.end,
@@ -225,6 +227,8 @@ struct SurveyedEnd {
     sealed: Vec<Position>,
     newest: Arc<dyn File>,
     contents: Contents,
+    /// Where the successor of that segment begins, if a roll was under way or did not finish.
+    rolled_at: Option<Position>,
     scanned_bytes: u64,
 }
 
@@ -253,6 +257,7 @@ fn survey_end(dir: &Arc<dyn Dir>, log_id: &LogId) -> Result<SurveyedEnd> {
     };
     scanned_bytes += before.as_ref().map_or(0, Surveyed::len);
     let before_is = before.as_ref().map_or(Ok(Before::None), |before| before.before(dir))?;
+    let mut rolled_at = None;
     match decide(is, before_is) {
         Decision::Newest => {}
         Decision::Damaged {
@@ -266,6 +271,7 @@ fn survey_end(dir: &Arc<dyn Dir>, log_id: &LogId) -> Result<SurveyedEnd> {
         // A roll that is under way, or did not finish.
         Decision::RemoveNewest => {
             firsts.pop();
+            rolled_at = Some(newest_first);
             newest = before.unwrap_or(newest);
         }
     }
@@ -281,6 +287,7 @@ fn survey_end(dir: &Arc<dyn Dir>, log_id: &LogId) -> Result<SurveyedEnd> {
         sealed: firsts,
         newest: file,
         contents,
+        rolled_at,
         scanned_bytes,
     })
 }
