@@ -9,7 +9,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use annals::sim::{CrashMode, Environment, Fault, File, OpenMode, SimDisk};
+use annals::sim::{CrashMode, Environment, Fault, File, OpenMode, SimDisk, verify_in};
 use annals::{Batch, Error, ExpectedVersion, Loss, NewEvent, Read, RepairOptions, RepairReport, repair_in};
 use common::hurt::{Sample, Stored, damage, degraded, open, options, sample};
 use common::{Rng, effort};
@@ -239,6 +239,40 @@ fn a_lost_meta_is_made_again() {
         assert_eq!((report.steps.len(), report.losses.len()), (1, 0));
         assert_eq!(events(&disk, false), (sample.events, Vec::new()));
     }
+}
+
+/// Behind the segment there was one without a group, which an open removes: that was all that the repair saw to.
+#[test]
+fn a_header_before_an_unfinished_roll_is_written_again() {
+    let run = |disk: &SimDisk| -> annals::Result<()> {
+        let log = open(disk, options(), 1)?;
+        for _ in 0..12 {
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 1400])])?;
+        }
+        Ok(())
+    };
+    let whole = SimDisk::new(1);
+    run(&whole).unwrap();
+    let mut unfinished = 0;
+    for op in 0..whole.ops() {
+        let disk = SimDisk::new(1);
+        disk.fail_at(op, Fault::PowerCut);
+        let _ends_well = run(&disk).is_ok();
+        let disk = disk.crash_with(CrashMode::KeepAll);
+        let newest = open(&disk.fork(), options(), 2).unwrap();
+        unfinished += u32::from(disk.files().len() > 3 && newest.stat().unwrap().segments == 1);
+        drop(newest);
+        let first = "segments/00000000000000000001.log";
+        if disk.read_file("annals.meta").is_none() || disk.read_file(first).is_none() {
+            continue;
+        }
+        disk.flip_bit(first, 20, 3).unwrap();
+        let report = repair(&disk, 2).unwrap();
+        assert_eq!((report.steps.len(), report.losses.len()), (1, 0), "operation {op}");
+        let report = verify_in(&disk.root(), &mut |_| ()).unwrap();
+        assert!(report.is_whole(), "operation {op}: {report:?}");
+    }
+    assert!(unfinished > 0, "a roll was cut off");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Mending {
     /// The segments that end with a seal, in order.
     pub(crate) segments: Vec<MendedSegment>,
     pub(crate) newest: Newest,
-    /// The header of the newest segment, if one of its copies is damaged.
+    /// The header of the segment that the log goes on in, if one of its copies is damaged.
     pub(crate) newest_header: Option<(Position, Patch)>,
     /// The files from the last one on that has groups, which are the proof that all before it is durable: what is whole in these may be in the
     /// page cache only. A segment behind them says that it is not.
@@ -369,6 +369,7 @@ impl Mender<'_> {
                 && found.header.is_some()
                 && self.holds_nothing(after)?
             {
+                self.newest_header = patches.pop().map(|patch| (found.first, patch));
                 return Ok(Some(Newest::Usable {
                     after_unfinished_roll: true,
                 }));
