@@ -24,6 +24,7 @@ use crate::losses::{Loss, LostVersions};
 use crate::recovery::apply::{create_segment, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
 use crate::recovery::mend::{Mend, MendedSegment, Newest, Unproven, mend};
+use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
 use crate::storage::{Dir, File, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
 use crate::types::{Position, Timestamp};
@@ -475,7 +476,10 @@ impl Repair<'_> {
         let dir = &**self.dir;
         self.with_spares_room(|| {
             let filled = prepare::allocate(dir, names::NEXT_UNFINISHED, len)
-                .and_then(|made| fill(&*made.file).and_then(|()| made.file.sync_data()));
+                .and_then(|made| {
+                    fill(&*made.file)?;
+                    SeededBug::RepairNotSynced.leaves_out(|| made.file.sync_data())
+                });
             if filled.is_err() {
                 // Half of it is of no use, and takes space.
                 drop(dir.remove(names::NEXT_UNFINISHED));

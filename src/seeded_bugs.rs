@@ -118,6 +118,12 @@ seeded_bugs! {
     MetaNotSynced,
     /// what goes into quarantine is not synced before it is zeroed
     QuarantineNotSynced,
+    /// beside a writer, who only reads is shown what nothing says is durable
+    FollowerShowsUnproven,
+    /// a stream whose last events are lost takes appends
+    HurtStreamAppends,
+    /// a repair does not sync what it puts in the place of what was damaged
+    RepairNotSynced,
 }
 
 #[cfg(not(feature = "seeded-bugs"))]

@@ -250,7 +250,7 @@ impl Pair {
         let found = whole_log(&self.log).map_err(|broken| TestCaseError::fail(broken.to_string()))?;
         prop_assert_eq!(found.len(), self.model.events.len());
         for (event, (version, spec)) in found.iter().zip(&self.model.events) {
-            prop_assert_eq!((event.version, &event.spec), (*version, spec));
+            prop_assert_eq!((event.version, &*event.spec), (*version, spec));
         }
         for (event, timestamp) in found.iter().zip(&self.model.timestamps) {
             prop_assert_eq!(event.timestamp, *timestamp);
@@ -406,7 +406,7 @@ impl Pair {
             .collect();
         let found: Vec<_> = found
             .iter()
-            .map(|event| (event.position, event.version, &event.spec))
+            .map(|event| (event.position, event.version, &*event.spec))
             .collect();
         prop_assert_eq!(found, expected);
         Ok(())
@@ -431,7 +431,7 @@ impl Pair {
             position: 0,
             version: *version,
             timestamp: *timestamp,
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
         };
         let bytes = snapshot_bytes(&found);
         self.log

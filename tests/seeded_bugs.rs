@@ -88,6 +88,9 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (CreatedFolderNotSynced, S),
     (MetaNotSynced, S),
     (QuarantineNotSynced, C("what_is_cut_in_doubt_is_kept")),
+    (FollowerShowsUnproven, S),
+    (HurtStreamAppends, S),
+    (RepairNotSynced, S),
 ];
 
 /// How a defect was found.

@@ -35,6 +35,14 @@ fn no_crash_at_any_moment_costs_anything_promised() {
         stats.io_errors,
         stats.poisoned,
         stats.placed_meanwhile,
+        stats.faulty_lives,
+        stats.in_doubt,
+        stats.degraded_with_losses,
+        stats.repairs_cut,
+        stats.followed,
+        stats.refreshed,
+        stats.verified,
+        stats.idle,
     ];
     assert!(busy.iter().all(|&n| n > 0), "all of it happens: {stats:?}");
 }

@@ -30,6 +30,7 @@ use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, is_zer
 use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{LogId, names};
 use crate::index::active::ActiveIndex;
+use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::map::{Image, ImageWriter};
@@ -351,7 +352,7 @@ impl End {
     /// Shows what may be shown of what was `found`.
     fn show(&mut self, found: &Scan, is_locked: bool) {
         // A segment is sealed only once all that is in it is durable.
-        let is_proven = found.seal.is_some() || !is_locked;
+        let is_proven = found.seal.is_some() || !is_locked || SeededBug::FollowerShowsUnproven.is_on();
         let end = if is_proven { found.end } else { found.proven_end };
         if end <= self.shown.end {
             return;

@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use super::Rng;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use annals::sim::{Environment, SimDisk};
@@ -33,7 +34,20 @@ pub(crate) mod invariant {
     /// A call answers what the state of the log and of the disk allows, and nothing else.
     pub(crate) const ANSWERS_ARE_TRUE: &str = "answers_are_true";
 
-    pub(crate) const ALL: [&str; 16] = [
+    /// An open is in doubt only about a sector that no whole write gave its bytes.
+    pub(crate) const DOUBT_HAS_A_REASON: &str = "doubt_has_a_reason";
+    /// Of a damaged log, all that is served is what was written, and all else is told lost.
+    pub(crate) const LOSS_IS_TOLD: &str = "loss_is_told";
+    /// A stream that lost its last events takes no appends before that is accepted; one that lost nothing takes them.
+    pub(crate) const HURT_STREAM_WAITS: &str = "hurt_stream_waits";
+    /// A repair gives just what a degraded open served, however often it is interrupted.
+    pub(crate) const REPAIR_KEEPS_WHAT_IS_WHOLE: &str = "repair_keeps_what_is_whole";
+    /// Who only reads sees what an open for writing would show, and changes nothing.
+    pub(crate) const FOLLOWER_AGREES: &str = "follower_agrees";
+    /// `verify` says what an open finds.
+    pub(crate) const VERIFY_AGREES: &str = "verify_agrees";
+
+    pub(crate) const ALL: [&str; 22] = [
         ACKNOWLEDGED_IS_THERE,
         NOTHING_INVENTED,
         NO_HOLES,
@@ -50,6 +64,12 @@ pub(crate) mod invariant {
         READERS_SAW_ONLY_DURABLE,
         BIT_ROT_IS_NEVER_SILENT,
         ANSWERS_ARE_TRUE,
+        DOUBT_HAS_A_REASON,
+        LOSS_IS_TOLD,
+        HURT_STREAM_WAITS,
+        REPAIR_KEEPS_WHAT_IS_WHOLE,
+        FOLLOWER_AGREES,
+        VERIFY_AGREES,
     ];
 }
 
@@ -142,7 +162,8 @@ pub(crate) struct Found {
     pub(crate) position: u64,
     pub(crate) version: u64,
     pub(crate) timestamp: Timestamp,
-    pub(crate) spec: Spec,
+    /// Shared with whoever else has read, or sent, the same: see [`shared`].
+    pub(crate) spec: Arc<Spec>,
 }
 
 impl From<EventRef<'_>> for Found {
@@ -151,34 +172,68 @@ impl From<EventRef<'_>> for Found {
             position: event.position.get(),
             version: event.version.get(),
             timestamp: event.timestamp,
-            spec: Spec {
-                stream: event.stream.to_owned(),
-                id: event.id,
-                event_type: event.event_type.to_owned(),
-                tags: event.tags.map(str::to_owned).collect(),
-                metadata: event.metadata.to_owned(),
-                data: event.data.to_owned(),
-            },
+            spec: shared(&event),
         }
+    }
+}
+
+thread_local! {
+    /// By batch and number, what was sent or read last.
+    static KNOWN: RefCell<HashMap<(u64, u64), Arc<Spec>>> = RefCell::default();
+}
+
+/// What `event` says, in the memory of what was sent if it is just that. The same events are read again and again from one crash state after
+/// the other: so most of them cost no memory, and comparing them costs nothing.
+fn shared(event: &EventRef<'_>) -> Arc<Spec> {
+    let place = batch_in(event.data);
+    KNOWN.with_borrow_mut(|known| {
+        let there = place.and_then(|place| known.get(&place));
+        if let Some(spec) = there.filter(|spec| spec.is(event)) {
+            return Arc::clone(spec);
+        }
+        let spec = Arc::new(Spec {
+            stream: event.stream.to_owned(),
+            id: event.id,
+            event_type: event.event_type.to_owned(),
+            tags: event.tags.map(str::to_owned).collect(),
+            metadata: event.metadata.to_owned(),
+            data: event.data.to_owned(),
+        });
+        if let Some(place) = place {
+            known.insert(place, Arc::clone(&spec));
+        }
+        spec
+    })
+}
+
+/// The number of the batch that an event with this data is of, and its number there, if it is one of ours.
+fn batch_in(data: &[u8]) -> Option<(u64, u64)> {
+    let text = data.strip_prefix(b"batch ")?;
+    let end = text.iter().position(|&byte| byte == b' ')?;
+    let (batch, number) = std::str::from_utf8(&text[..end]).ok()?.split_once('.')?;
+    Some((batch.parse().ok()?, number.parse().ok()?))
+}
+
+impl Spec {
+    /// Whether `event` says just this.
+    fn is(&self, event: &EventRef<'_>) -> bool {
+        self.id == event.id
+            && (self.stream.as_str(), self.event_type.as_str()) == (event.stream, event.event_type)
+            && (self.metadata.as_slice(), self.data.as_slice()) == (event.metadata, event.data)
+            && event.tags.eq(self.tags.iter().map(String::as_str))
     }
 }
 
 impl Found {
     /// Whether `event` is this one.
     fn is(&self, event: &EventRef<'_>) -> bool {
-        let spec = &self.spec;
-        (self.position, self.version, self.timestamp, spec.id)
-            == (event.position.get(), event.version.get(), event.timestamp, event.id)
-            && (spec.stream.as_str(), spec.event_type.as_str()) == (event.stream, event.event_type)
-            && (spec.metadata.as_slice(), spec.data.as_slice()) == (event.metadata, event.data)
-            && event.tags.eq(spec.tags.iter().map(String::as_str))
+        (self.position, self.version, self.timestamp) == (event.position.get(), event.version.get(), event.timestamp)
+            && self.spec.is(event)
     }
 
     /// The number of the batch it is of, if it is one of ours.
     pub(crate) fn batch(&self) -> Option<u64> {
-        let text = self.spec.data.strip_prefix(b"batch ")?;
-        let end = text.iter().position(|&byte| byte == b'.')?;
-        std::str::from_utf8(&text[..end]).ok()?.parse().ok()
+        batch_in(&self.spec.data).map(|(batch, _)| batch)
     }
 }
 
@@ -245,7 +300,7 @@ pub(crate) enum Fate {
 pub(crate) struct Sent {
     pub(crate) fate: Fate,
     /// Shared: an oracle is copied for every crash state.
-    pub(crate) events: Arc<[Spec]>,
+    pub(crate) events: Arc<[Arc<Spec>]>,
     /// Position and version of each event, once it was told.
     pub(crate) places: Vec<(u64, u64)>,
 }
@@ -266,7 +321,12 @@ impl Oracle {
     }
 
     pub(crate) fn insert(&mut self, n: u64, events: Vec<Spec>, fate: Fate, places: Vec<(u64, u64)>) {
-        let events = events.into();
+        let events = (1..).zip(events).map(|(i, spec)| {
+            let spec = Arc::new(spec);
+            KNOWN.with_borrow_mut(|known| known.insert((n, i), Arc::clone(&spec)));
+            spec
+        });
+        let events = events.collect();
         self.sent.insert(n, Sent { fate, events, places });
     }
 

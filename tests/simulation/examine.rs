@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use annals::sim::{CrashMode, SimDisk};
-use annals::{Durability, Log, Options, Read, Verdict};
+use annals::sim::{CrashMode, SimDisk, verify_in};
+use annals::{Durability, Log, OpenMode, Options, Read, Verdict};
 use parking_lot::Mutex;
 
 use super::Stats;
 use super::plan::{STREAMS, Shape};
 use crate::common::{
-    Checked, Fate, Found, Oracle, Rng, all_events, batch_of, broken, copy, ensure, open, places, whole_log,
+    Checked, Fate, Found, Oracle, Rng, all_events, all_files, batch_of, broken, copy, ensure, open, places, whole_log,
 };
 
 /// What has to be there after a crash, and what may be.
@@ -23,18 +23,18 @@ pub(crate) struct Before {
 }
 
 pub(crate) struct Examiner {
-    shape: Shape,
-    rng: Rng,
-    /// Whether the state at hand may have rubbish in it, and so the end of the log be in doubt.
+    pub(super) shape: Shape,
+    pub(super) rng: Rng,
+    /// Whether the device may have left rubbish in the state at hand.
     garbled: bool,
     pub(crate) stats: Stats,
 }
 
 /// What became of a state.
-struct State {
-    disk: SimDisk,
-    log: Log,
-    found: Vec<Found>,
+pub(super) struct State {
+    pub(super) disk: SimDisk,
+    pub(super) log: Log,
+    pub(super) found: Vec<Found>,
 }
 
 impl Examiner {
@@ -85,9 +85,11 @@ impl Examiner {
                 drop(state);
                 self.recovery_cut(found, before, options, os_kept)
             }
-            // A tail in doubt is kept aside, for which there has to be space.
-            7 if !self.garbled && !self.shape.faults => self.without_space(found, state, options),
+            7 => self.without_space(found, state, options),
             8 | 9 => self.rotten(state, options),
+            10 if self.rng.below(2) == 0 => self.hurt(state, options),
+            11 if self.rng.below(2) == 0 => self.followed(found, state, options),
+            12 if self.rng.below(4) == 0 => self.verified(found, &state),
             _ => Ok(()),
         }
     }
@@ -97,7 +99,7 @@ impl Examiner {
         let log = self.open_whole(&disk, options)?;
         self.stats.torn += u64::from(log.recovery().verdict == Verdict::TornTail);
         // Most of the time goes into reading in all ways.
-        let found = match self.rng.below(4) {
+        let found = match self.rng.below(8) {
             0 => whole_log(&log)?,
             _ => all_events(&log)?,
         };
@@ -108,15 +110,111 @@ impl Examiner {
 
     fn open_whole(&mut self, disk: &SimDisk, options: &Options) -> Checked<Log> {
         self.stats.crash_states += 1;
+        let may_be_in_doubt = self.garbled || is_split(disk);
         let log = open(disk, options, self.rng.next())
             .map_err(|error| broken!(LEGAL_CRASH_NEVER_REFUSED, "open is refused: {error:?}"))?;
-        ensure!(
-            LEGAL_CRASH_NEVER_REFUSED,
-            self.garbled || self.shape.faults || log.recovery().verdict != Verdict::AmbiguousLastGroup,
-            "a legal crash leaves no doubt: {:?}",
-            log.recovery()
-        );
+        self.stats.in_doubt += u64::from(log.recovery().verdict == Verdict::AmbiguousLastGroup);
+        doubt_has_a_reason(&log, may_be_in_doubt)?;
         Ok(log)
+    }
+
+    /// Who opens the log to read only, with no writer there, sees what a writer finds, and changes nothing; and then all that a
+    /// writer appends, once it is durable.
+    fn followed(&mut self, found: &SimDisk, state: State, options: &Options) -> Checked {
+        let disk = copy(found);
+        if disk.read_file("annals.meta").is_none() {
+            return Ok(());
+        }
+        self.stats.followed += 1;
+        let before = all_files(&disk);
+        let reader = self.reader(&disk, options)?;
+        let (now, then) = (reader.recovery(), state.log.recovery());
+        ensure!(
+            FOLLOWER_AGREES,
+            now.verdict == then.verdict && now.cut_positions == then.cut_positions,
+            "a reader finds {now:?}, a writer {then:?}"
+        );
+        let seen = all_events(&reader).map_err(|broken| broken.at("a reader"))?;
+        ensure!(
+            FOLLOWER_AGREES,
+            seen == state.found,
+            "a reader sees {} events, a writer {}",
+            seen.len(),
+            state.found.len()
+        );
+        ensure!(
+            FOLLOWER_AGREES,
+            all_files(&disk) == before,
+            "a reader changed something"
+        );
+        drop(state);
+        let log = self.open_whole(&disk, options)?;
+        for i in 0..1 + self.rng.below(3) {
+            let (batch, _) = batch_of(1_000_000 + i, &[("alpha", vec![1500])], Some(Durability::Sync));
+            log.append_batch(&batch)
+                .map_err(|error| broken!(APPEND_GOES_ON, "{error:?}"))?;
+            let there = all_events(&log)?;
+            let seen = self.refreshed(&reader)?;
+            ensure!(
+                FOLLOWER_AGREES,
+                there.starts_with(&seen) && seen.len() >= there.len() - 1,
+                "a reader sees {} events, {} are there",
+                seen.len(),
+                there.len()
+            );
+        }
+        let there = all_events(&log)?;
+        log.close()
+            .map_err(|error| broken!(ANSWERS_ARE_TRUE, "close: {error:?}"))?;
+        let seen = self.refreshed(&reader)?;
+        ensure!(
+            FOLLOWER_AGREES,
+            seen == there,
+            "after a close a reader sees {} events, {} are there",
+            seen.len(),
+            there.len()
+        );
+        Ok(())
+    }
+
+    fn reader(&mut self, disk: &SimDisk, options: &Options) -> Checked<Log> {
+        open(disk, &options.clone().mode(OpenMode::ReadOnly), self.rng.next())
+            .map_err(|error| broken!(FOLLOWER_AGREES, "an open for reading is refused: {error:?}"))
+    }
+
+    fn refreshed(&self, reader: &Log) -> Checked<Vec<Found>> {
+        reader
+            .refresh()
+            .map_err(|error| broken!(FOLLOWER_AGREES, "a refresh says {error:?}"))?;
+        all_events(reader).map_err(|broken| broken.at("a reader"))
+    }
+
+    /// `verify` says what an open found.
+    fn verified(&mut self, found: &SimDisk, state: &State) -> Checked {
+        let disk = copy(found);
+        if disk.read_file("annals.meta").is_none() {
+            return Ok(());
+        }
+        self.stats.verified += 1;
+        let report =
+            verify_in(&disk.root(), &mut |_| ()).map_err(|error| broken!(VERIFY_AGREES, "it says {error:?}"))?;
+        let verdict = state.log.recovery().verdict;
+        ensure!(
+            VERIFY_AGREES,
+            report.verdict == Some(verdict) && report.events == state.found.len() as u64,
+            "{} events, {verdict}, and {report:?}",
+            state.found.len()
+        );
+        let is_in_doubt = verdict == Verdict::AmbiguousLastGroup;
+        ensure!(
+            VERIFY_AGREES,
+            (report.damages.is_empty() || is_in_doubt)
+                && report.harmless_damages.is_empty()
+                && report.unreadable.is_empty()
+                && report.repaired.is_empty(),
+            "a crash has damaged nothing: {report:?}"
+        );
+        Ok(())
     }
 
     /// What is shown is durable, and opening again changes nothing.
@@ -248,7 +346,7 @@ impl Examiner {
     }
 
     /// Whether it was said that something is not what it was.
-    fn after_rot(&mut self, disk: &SimDisk, expected: &[Found], options: &Options) -> Checked<bool> {
+    pub(super) fn after_rot(&mut self, disk: &SimDisk, expected: &[Found], options: &Options) -> Checked<bool> {
         let log = match open(disk, options, self.rng.next()) {
             Ok(log) => log,
             Err(annals::Error::Damaged { .. } | annals::Error::UnsupportedFormat { .. }) => return Ok(true),
@@ -301,6 +399,25 @@ impl Examiner {
         }
         Ok(said)
     }
+}
+
+/// Whether a write that came short within a sector has left a segment so.
+pub(super) fn is_split(disk: &SimDisk) -> bool {
+    let split = disk.split_files();
+    split
+        .iter()
+        .any(|path| path.starts_with("segments/") && path.ends_with(".log"))
+}
+
+/// The end of a log is called ambiguous only where a sector may have bytes that no whole write gave it.
+pub(super) fn doubt_has_a_reason(log: &Log, may_be_in_doubt: bool) -> Checked {
+    ensure!(
+        DOUBT_HAS_A_REASON,
+        may_be_in_doubt || log.recovery().verdict != Verdict::AmbiguousLastGroup,
+        "a legal crash leaves no doubt: {:?}",
+        log.recovery()
+    );
+    Ok(())
 }
 
 impl Before {

@@ -7,10 +7,11 @@
 //! At each of these moments the disk is forked, the power goes on the fork, and several of the states that it may then be in are
 //! opened and looked at. What may be there is what had been sent by then, what must be there is what had been acknowledged or shown.
 //!
-//! `plan` makes options and operations out of numbers, `world` runs them, `examine` looks at crash states. What was sent, and the
-//! invariants, are in `common::simulated`.
+//! `plan` makes options and operations out of numbers, `world` runs them, `examine` looks at crash states, `hurt` damages some of them. What
+//! was sent, and the invariants, are in `common::simulated`.
 
 mod examine;
+mod hurt;
 mod plan;
 mod world;
 
@@ -64,6 +65,24 @@ pub(crate) struct Stats {
     pub(crate) poisoned: u64,
     /// Groups of more than one batch.
     pub(crate) placed_meanwhile: u64,
+    /// Lives in which calls failed at random.
+    pub(crate) faulty_lives: u64,
+    /// States whose last group was in doubt.
+    pub(crate) in_doubt: u64,
+    /// States that were damaged and then opened degraded, those after a power cut in the midst of that included; and how many of them had lost events.
+    pub(crate) degraded_opens: u64,
+    pub(crate) degraded_with_losses: u64,
+    /// Repairs, those after a cut in the midst of one included; and those cuts.
+    pub(crate) repairs: u64,
+    pub(crate) repairs_cut: u64,
+    /// States at which somebody who only reads has looked, beside no writer and then beside one.
+    pub(crate) followed: u64,
+    /// Refreshes beside the writer of the story.
+    pub(crate) refreshed: u64,
+    /// How often `verify` was asked, beside the writer and about crash states.
+    pub(crate) verified: u64,
+    /// How often the log was idle: a spare, indexes, a mark.
+    pub(crate) idle: u64,
 }
 
 impl Stats {
@@ -79,6 +98,16 @@ impl Stats {
         self.io_errors += other.io_errors;
         self.poisoned += other.poisoned;
         self.placed_meanwhile += other.placed_meanwhile;
+        self.faulty_lives += other.faulty_lives;
+        self.in_doubt += other.in_doubt;
+        self.degraded_opens += other.degraded_opens;
+        self.degraded_with_losses += other.degraded_with_losses;
+        self.repairs += other.repairs;
+        self.repairs_cut += other.repairs_cut;
+        self.followed += other.followed;
+        self.refreshed += other.refreshed;
+        self.verified += other.verified;
+        self.idle += other.idle;
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
-use annals::sim::{CrashMode, Fault, SimDisk};
+use annals::sim::{CrashMode, Fault, SimDisk, verify_in};
 use annals::{
-    Appended, Batch, Durability, Error, ExpectedVersion, Log, Options, Position, Read, Subscription, Ticket, Verdict,
-    Version,
+    Appended, Batch, Durability, Error, ExpectedVersion, Log, OpenMode, Options, Position, Read, Subscription, Ticket,
+    Verdict, Version,
 };
 use parking_lot::Mutex;
 
-use super::examine::{Before, Examiner, visible};
+use super::examine::{Before, Examiner, doubt_has_a_reason, is_split, visible};
 use super::plan::{Life, Plan, STREAMS, Shape, one_of};
 use super::{Config, Stats};
 use crate::common::{
@@ -47,6 +47,8 @@ struct Inner {
     /// Appends under way, in the order of their numbers.
     tickets: Vec<(u64, Durability, Ticket)>,
     followers: Vec<Subscription>,
+    /// As another process would have it, which only reads; and the last position that it has seen.
+    outsider: Option<(Log, u64)>,
     /// Appends that can be sent again.
     again: Vec<(u64, Batch)>,
     /// An error of the disk that some append ended with.
@@ -90,6 +92,7 @@ impl World {
             examiner: Examiner::new(shape, seed),
             tickets: Vec::new(),
             followers: Vec::new(),
+            outsider: None,
             again: Vec::new(),
             trouble: None,
             opens: 0,
@@ -168,6 +171,7 @@ impl Shared {
         let (end, power_goes) = {
             let mut inner = self.inner.lock();
             inner.life = self.shape.life(&mut inner.rng);
+            inner.examiner.stats.faulty_lives += u64::from(inner.life.fault_one_in > 0);
             let end = inner.rng.below(8);
             let power_goes = (end >= 5).then(|| inner.rng.below(8 * self.config.steps.max(1)));
             (end, power_goes)
@@ -220,6 +224,7 @@ impl Shared {
         inner.followers.clear();
         inner.trouble = None;
         let log = inner.log.take();
+        let outsider = inner.outsider.take();
         if !os_kept {
             // Only what is durable is left; the next open says what that is.
             inner.before.seen_os = inner.before.seen;
@@ -230,7 +235,7 @@ impl Shared {
             }
         }
         drop(inner);
-        drop(log);
+        drop((log, outsider));
         Ok(())
     }
 
@@ -264,6 +269,7 @@ impl Shared {
     fn open(&self) -> Checked<After> {
         let disk = self.disk();
         let options = self.options();
+        self.look_from_outside()?;
         self.faults(true);
         for attempt in 0.. {
             if attempt == OPENS_MAX {
@@ -275,9 +281,20 @@ impl Shared {
                 inner.examiner.stats.calls += 1;
                 self.seed.wrapping_mul(1000).wrapping_add(inner.opens)
             };
+            let may_be_in_doubt = is_split(&disk);
             match open(&disk, &options, seed) {
                 Ok(log) => {
+                    let may_fail = self.inner.lock().may_fail();
                     self.faults(false);
+                    doubt_has_a_reason(&log, may_be_in_doubt)?;
+                    // A disk that was full just when something had to be moved out of the way: appends wait for the next open.
+                    if may_fail && matches!(log.try_append(&Batch::new()), Err(Error::Io { .. })) {
+                        drop(log);
+                        disk.set_space(None);
+                        let mut inner = self.inner.lock();
+                        (inner.full, inner.life.full_from) = (false, None);
+                        continue;
+                    }
                     return self.opened(log);
                 }
                 Err(_) if !disk.has_power() => return Ok(After::NoPower),
@@ -289,12 +306,6 @@ impl Shared {
     }
 
     fn opened(&self, log: Log) -> Checked<After> {
-        ensure!(
-            LEGAL_CRASH_NEVER_REFUSED,
-            self.shape.faults || log.recovery().verdict != Verdict::AmbiguousLastGroup,
-            "a legal crash leaves no doubt: {:?}",
-            log.recovery()
-        );
         let found = whole_log(&log)?;
         let before = self.inner.lock().before.clone();
         before.agrees(&found, true)?;
@@ -311,7 +322,15 @@ impl Shared {
             inner.followers.push(follower);
         }
         inner.log = Some(log);
+        let wants_outsider = inner.outsider.is_none() && inner.rng.below(2) == 0;
         drop(inner);
+        if wants_outsider {
+            let options = self.options().mode(OpenMode::ReadOnly);
+            let outsider =
+                open(&self.disk(), &options, self.seed).map_err(|error| answer_of("an open for reading", &error))?;
+            self.inner.lock().outsider = Some((outsider, 0));
+        }
+        self.look_from_outside()?;
         self.faults(true);
         Ok(After::GoOn)
     }
@@ -357,6 +376,7 @@ impl Shared {
             2 => self.snapshot()?,
             3 => self.read()?,
             4 => self.send_again()?,
+            7 | 8 => self.idle()?,
             5 | 6 => {
                 for _ in 0..3 {
                     self.append(2)?;
@@ -593,7 +613,7 @@ impl Shared {
     /// Whoever else is there gets a turn while the log waits for the disk, and a power cut at this moment is looked at.
     fn turn(&self, cut: &SimDisk) {
         let options = self.options();
-        let turns = {
+        let (turns, op, seen) = {
             let mut inner = self.inner.lock();
             if inner.broken.is_some() {
                 return;
@@ -616,12 +636,15 @@ impl Shared {
             };
             let turns = turns.min(inner.turns);
             inner.turns -= turns;
-            turns
+            (turns, op, before.seen)
         };
         for _ in 0..turns {
-            let outcome = match self.below(4) {
-                0 => self.follow(),
-                1 => self.read(),
+            let outcome = match self.below(24) {
+                0..=4 => self.follow(),
+                5..=9 => self.read(),
+                10..=12 => self.look_from_outside(),
+                13 => self.stat(),
+                14 => self.verify(),
                 _ => {
                     self.inner.lock().examiner.stats.placed_meanwhile += 1;
                     self.append(0)
@@ -631,7 +654,116 @@ impl Shared {
                 self.inner.lock().broken.get_or_insert(broken);
             }
         }
-        self.inner.lock().depth -= 1;
+        let mut inner = self.inner.lock();
+        inner.depth -= 1;
+        let before = inner.before.clone();
+        if before.seen > seen && inner.disk.ops() == op {
+            // Somebody has been shown more: that must outlive a power cut at this same moment.
+            if let Err(broken) = inner.examiner.look(cut, &before, &options, 1, false) {
+                let broken = broken.at(format!("power cut at operation {op}, after others' turns"));
+                inner.broken.get_or_insert(broken);
+            }
+        }
+    }
+
+    /// The log is left alone for a while: a spare is made, indexes, a mark.
+    fn idle(&self) -> Checked {
+        let Some(log) = self.log() else { return Ok(()) };
+        {
+            let mut inner = self.inner.lock();
+            inner.examiner.stats.calls += 1;
+            inner.examiner.stats.idle += 1;
+        }
+        if let Err(error) = log.idle() {
+            self.inner.lock().note_error(&error);
+        }
+        Ok(())
+    }
+
+    /// Who only reads looks again. Beside the writer it is shown what is durable; without one, what the next writer will go on from.
+    fn look_from_outside(&self) -> Checked {
+        let (outsider, has_writer) = {
+            let mut inner = self.inner.lock();
+            (inner.outsider.take(), inner.log.is_some())
+        };
+        let Some((log, last)) = outsider else { return Ok(()) };
+        let found = log.refresh().and_then(|_| {
+            log.read_all(Read::forward().from(last + 1))?
+                .collect::<annals::Result<Vec<_>>>()
+        });
+        let mut inner = self.inner.lock();
+        inner.examiner.stats.refreshed += 1;
+        match found {
+            Ok(found) => {
+                let found: Vec<Found> = found.iter().map(|event| Found::from(event.as_ref())).collect();
+                inner.are_known(&found, last + 1)?;
+                let last = last + found.len() as u64;
+                let before = &mut inner.before;
+                let seen = if has_writer {
+                    &mut before.seen
+                } else {
+                    &mut before.seen_os
+                };
+                *seen = last.max(*seen);
+                inner.outsider = Some((log, last));
+            }
+            Err(error) => {
+                ensure!(
+                    FOLLOWER_AGREES,
+                    matches!(error, Error::Io { .. }) && inner.may_fail(),
+                    "who reads beside a writer gets {error:?}"
+                );
+                inner.outsider = Some((log, last));
+            }
+        }
+        Ok(())
+    }
+
+    fn stat(&self) -> Checked {
+        let Some(log) = self.log() else { return Ok(()) };
+        let visible = log.last_position().get();
+        let stat = log.stat();
+        let mut inner = self.inner.lock();
+        inner.examiner.stats.calls += 1;
+        match stat {
+            Ok(stat) => ensure!(
+                stat.events >= visible,
+                "readers see {visible} events, and it has {stat:?}"
+            ),
+            Err(error) => inner.note_error(&error),
+        }
+        Ok(())
+    }
+
+    /// Beside a writer, nothing looks damaged.
+    fn verify(&self) -> Checked {
+        let disk = self.disk().fork();
+        if !disk.has_power() {
+            return Ok(());
+        }
+        disk.clear_faults();
+        let may_be_in_doubt = is_split(&disk);
+        let report = verify_in(&disk.root(), &mut |_| ()).map_err(|error| answer_of("verify", &error))?;
+        let mut inner = self.inner.lock();
+        inner.examiner.stats.calls += 1;
+        inner.examiner.stats.verified += 1;
+        let is_good = match report.verdict {
+            Some(Verdict::Clean | Verdict::TornTail) => report.damages.is_empty(),
+            Some(Verdict::AmbiguousLastGroup) => may_be_in_doubt,
+            _ => false,
+        };
+        ensure!(
+            VERIFY_AGREES,
+            is_good && report.harmless_damages.is_empty() && report.unreadable.is_empty() && report.repaired.is_empty(),
+            "nothing is damaged, and it says {report:?}"
+        );
+        let seen = inner.before.seen;
+        ensure!(
+            VERIFY_AGREES,
+            report.events >= seen,
+            "position {seen} was read, and it says {report:?}"
+        );
+        Ok(())
     }
 
     /// Subscriptions take what is there.
@@ -729,6 +861,17 @@ impl Inner {
 
     /// A reader has seen `found`, from position `from` on.
     fn was_seen(&mut self, found: &[Found], from: u64) -> Checked {
+        self.are_known(found, from)?;
+        let last = from + found.len() as u64 - 1;
+        match self.life.durability {
+            Durability::Sync => self.before.seen = self.before.seen.max(last),
+            Durability::Os => self.before.seen_os = self.before.seen_os.max(last),
+        }
+        Ok(())
+    }
+
+    /// Events from position `from` on that were sent, and not refused.
+    fn are_known(&self, found: &[Found], from: u64) -> Checked {
         let oracle = &self.before.oracle;
         for (position, event) in (from..).zip(found) {
             ensure!(
@@ -746,11 +889,6 @@ impl Inner {
                 sent.fate != Fate::Never,
                 "a reader sees {event:?}, which was refused"
             );
-        }
-        let last = from + found.len() as u64 - 1;
-        match self.life.durability {
-            Durability::Sync => self.before.seen = self.before.seen.max(last),
-            Durability::Os => self.before.seen_os = self.before.seen_os.max(last),
         }
         Ok(())
     }
