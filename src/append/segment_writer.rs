@@ -96,12 +96,22 @@ impl SegmentWriter {
             }
         }
         let start = self.written_end.next_multiple_of(self.group_align);
+        let mut came_short = false;
         if start < end {
             let bytes = &self.image.frozen()[start..end];
-            write_all_at(&*self.file, bytes, start as u64).map_err(WriteFailure::Write)?;
+            let written = self.file.write_at(bytes, start as u64).map_err(WriteFailure::Write)?;
+            if written < bytes.len() && !SeededBug::ShortWriteTakenForWhole.is_on() {
+                if written == 0 {
+                    return Err(WriteFailure::Write(io::ErrorKind::WriteZero.into()));
+                }
+                let rest = (start + written) as u64;
+                write_all_at(&*self.file, &bytes[written..], rest).map_err(WriteFailure::Write)?;
+                came_short = true;
+            }
         }
         self.written_end = end;
-        if sync {
+        // A sector that has half of a write may reach the disk so. With a group behind it, that would look like damage.
+        if sync || came_short {
             let mut synced = self.file.sync_data();
             if SeededBug::FailedSyncRetried.is_on() && synced.is_err() {
                 synced = self.file.sync_data();
