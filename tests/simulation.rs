@@ -22,7 +22,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn no_crash_at_any_moment_costs_anything_promised() {
     let started = Instant::now();
-    let seeds = 42 * common::effort();
+    let seeds = 36 * common::effort();
     let deadline = started + Duration::from_secs(3600) * u32::try_from(common::effort()).unwrap();
     let stats = run_many(1, seeds, deadline, &Config::default()).unwrap_or_else(|failure| panic!("{failure}"));
     eprintln!("{stats:?} in {:.0?}", started.elapsed());
