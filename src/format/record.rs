@@ -512,7 +512,7 @@ pub(crate) fn looks_like_control(bytes: &[u8]) -> bool {
 }
 
 /// Decodes the record at the beginning of `bytes` and checks it by rules R1 to R7.
-#[inline]
+#[inline(always)]
 pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError> {
     use RecordError::Invalid;
     let Some((header, rest)) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>() else {
@@ -549,24 +549,16 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
             if stream_len == 0 || stream_len > STREAM_BYTES_MAX || type_len > EVENT_TYPE_BYTES_MAX {
                 return Err(Invalid("record with lengths out of bounds"));
             }
-            let mut rest = body;
-            let mut take = |len: usize| {
-                let (part, after) = rest.split_at_checked(len)?;
-                rest = after;
-                Some(part)
-            };
-            let parts = (|| {
-                let stream = take(stream_len)?;
-                let id = if flags & FLAG_HAS_ID != 0 {
-                    Some(take(ID_BYTES)?)
-                } else {
-                    None
-                };
-                Some((stream, id, take(type_len)?, take(tags_len)?, take(metadata_len)?))
-            })();
-            let Some((stream, id, event_type, tags, metadata)) = parts else {
+            let id_len = if flags & FLAG_HAS_ID != 0 { ID_BYTES } else { 0 };
+            let Some((names, rest)) = body.split_at_checked(stream_len + id_len + type_len + tags_len) else {
                 return Err(Invalid("record whose parts exceed it"));
             };
+            let Some((metadata, data)) = rest.split_at_checked(metadata_len) else {
+                return Err(Invalid("record whose parts exceed it"));
+            };
+            let (stream, names) = names.split_at(stream_len);
+            let (id, names) = names.split_at(id_len);
+            let (event_type, tags) = names.split_at(type_len);
             let (Ok(stream), Ok(event_type)) = (std::str::from_utf8(stream), std::str::from_utf8(event_type)) else {
                 return Err(Invalid("record with a name that is not UTF-8"));
             };
@@ -574,7 +566,7 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
             if version == Version::EMPTY || version.get() > position.get() {
                 return Err(Invalid("record with a version out of bounds"));
             }
-            if !Tags::are_valid(tags) {
+            if !tags.is_empty() && !Tags::are_valid(tags) {
                 return Err(Invalid("record with malformed tags"));
             }
             Record::Event(EventRef {
@@ -582,11 +574,11 @@ pub(crate) fn decode(bytes: &[u8], seed: u32) -> Result<Decoded<'_>, RecordError
                 version,
                 timestamp,
                 stream,
-                id: id.and_then(|id| Uuid::from_slice(id).ok()),
+                id: id.try_into().ok().map(Uuid::from_bytes),
                 event_type,
                 tags: Tags(tags),
                 metadata,
-                data: rest,
+                data,
             })
         }
         KIND_SEAL => {

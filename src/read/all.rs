@@ -67,10 +67,16 @@ impl Forward {
         }
     }
 
+    /// Whether an event is right ahead: nearly always, and cheap to ask.
+    #[inline]
+    fn is_before_event(&self) -> bool {
+        self.here.as_ref().is_some_and(|(_, walk)| walk.is_before_event())
+    }
+
     /// What was lost, if that comes next: it has been passed over then.
     #[inline]
     pub(crate) fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
-        if self.here.as_ref().is_some_and(|(_, walk)| walk.is_before_event()) {
+        if self.is_before_event() {
             return Ok(None);
         }
         let Ahead::Lost(span) = self.advance()? else {
@@ -94,7 +100,6 @@ impl Forward {
     }
 
     /// Goes on to the next record, into the next segment if need be.
-    #[inline]
     fn advance(&mut self) -> Result<Ahead> {
         loop {
             if self.here.is_none() {
@@ -125,9 +130,9 @@ impl Forward {
 
     /// The next event; `None` if there is none to be seen yet. What was lost has been passed over before
     /// ([`Forward::pass_lost`]).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step(&mut self) -> Result<Option<Located<'_>>> {
-        if self.advance()? == Ahead::End {
+        if !self.is_before_event() && self.advance()? == Ahead::End {
             return Ok(None);
         }
         let Some((segment, walk)) = &mut self.here else {

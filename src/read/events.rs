@@ -34,7 +34,7 @@ enum Source {
 }
 
 impl Source {
-    #[inline]
+    #[inline(always)]
     fn step(&mut self) -> Result<Option<(EventRef<'_>, usize)>> {
         match self {
             Self::Forward { forward, last } if forward.next_position() > *last => Ok(None),
@@ -102,8 +102,8 @@ impl Events {
     /// What has to be said before the next event; what was lost is passed over.
     #[inline]
     fn error_ahead(&mut self) -> Option<Error> {
-        if let Some(error) = self.before.take() {
-            return Some(error);
+        if self.before.is_some() {
+            return self.before.take();
         }
         loop {
             match self.source.pass_lost() {

@@ -174,7 +174,7 @@ impl Walk {
     }
 
     /// Takes the record that [`Walk::advance`] found, and the offset it stands at.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, segment: &Segment) -> Result<(EventRef<'_>, usize)> {
         let offset = self.offset;
         let bytes = &self.opened.content.bytes()[offset..self.group_end];
