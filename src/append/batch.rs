@@ -1,7 +1,9 @@
 //! [`Batch`]: events for one or several streams, all or nothing, encoded as they are added.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
-use crate::format::record::{NewEvent, RECORD_HEADER_BYTES, encode_event, encoded_len};
+use crate::format::record::{NewEvent, encode_event, encoded_len};
 use crate::types::{Durability, ExpectedVersion};
 
 /// Events to be appended together: all or nothing, for one stream or for several.
@@ -26,6 +28,8 @@ use crate::types::{Durability, ExpectedVersion};
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     records: Vec<u8>,
+    /// The names of the streams of all parts, one after the other.
+    names: String,
     parts: Vec<Part>,
     events: usize,
     durability: Option<Durability>,
@@ -39,7 +43,8 @@ pub(crate) struct Part {
     /// Where its records are.
     start: usize,
     end: usize,
-    stream_len: usize,
+    /// Where its stream's name is.
+    name: Range<usize>,
     payload_bytes: usize,
 }
 
@@ -80,9 +85,10 @@ impl Batch {
             count,
             start,
             end: self.records.len(),
-            stream_len: stream.len(),
+            name: self.names.len()..self.names.len() + stream.len(),
             payload_bytes,
         });
+        self.names.push_str(stream);
         self.events += events.len();
         Ok(self)
     }
@@ -96,6 +102,7 @@ impl Batch {
     /// Removes all events, and the durability if one was set; keeps the memory.
     pub fn clear(&mut self) {
         self.records.clear();
+        self.names.clear();
         self.parts.clear();
         self.events = 0;
         self.durability = None;
@@ -126,10 +133,9 @@ impl Batch {
         self.durability
     }
 
-    /// The stream of `part`: it stands in the part's first record.
+    /// The stream of `part`.
     pub(crate) fn stream(&self, part: &Part) -> &str {
-        let start = part.start + RECORD_HEADER_BYTES;
-        std::str::from_utf8(&self.records[start..start + part.stream_len]).expect("encoded from a str")
+        &self.names[part.name.clone()]
     }
 
     /// The encoded records of `part`, one after the other.
@@ -175,6 +181,7 @@ impl Batch {
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         self.clear();
         self.records.shrink_to(bytes);
+        self.names.shrink_to(bytes);
     }
 }
 

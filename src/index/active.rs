@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use foldhash::fast::RandomState;
+
 use super::{GenerationStart, LANDMARK_BYTES, Landmark, LossSpan, StreamPart, Totals};
 use crate::format::segment_header::Generation;
 use crate::types::{Position, Timestamp, Version};
@@ -10,7 +12,7 @@ use crate::types::{Position, Timestamp, Version};
 /// The index of one segment in memory.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveIndex {
-    streams: HashMap<Box<str>, StreamOffsets>,
+    streams: HashMap<Box<str>, StreamOffsets, RandomState>,
     landmarks: Vec<Landmark>,
     generations: Vec<GenerationStart>,
     totals: Totals,
