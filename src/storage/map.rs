@@ -89,6 +89,38 @@ impl fmt::Debug for Bytes {
     }
 }
 
+/// A file's bytes for writing, shared with the operating system: what was put there it has, whatever becomes of this process.
+pub(crate) struct WritableMap(MmapRaw);
+
+impl WritableMap {
+    /// A map of all of `file`, whose length stays what it is.
+    pub(crate) fn new(file: &fs::File) -> io::Result<Self> {
+        MmapOptions::new().map_raw(file).map(Self)
+    }
+
+    /// Puts `bytes` at `offset`; false, and nothing done, if that is not all within the file.
+    pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let Ok(offset) = usize::try_from(offset) else {
+            return false;
+        };
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.0.len()) {
+            return false;
+        }
+        // SAFETY: the range lies inside the map, which lives as long as `self`. No slice of it is ever handed out, and `&mut` keeps
+        // others from writing through it meanwhile; that nobody reads the file through another map before it is complete is I1.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_mut_ptr().add(offset), bytes.len());
+        }
+        true
+    }
+}
+
+impl fmt::Debug for WritableMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WritableMap({})", self.0.len())
+    }
+}
+
 /// What Linux backs with one huge page on the common platforms.
 #[cfg(target_os = "linux")]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
