@@ -7,6 +7,8 @@
 //!   stranger has cut a mapped file short, or the device cannot read, touching the map gets this process a SIGBUS;
 //!   that is the one thing maps cost. Segments ask for the length of their file now and then as they are used, which leaves
 //!   the moments in between.
+//!   A [`WritableMap`] is the exception: of a file that is being filled, by the one who fills it; nobody maps that one for reading
+//!   until it is complete.
 //! - I2. Bytes of an [`Image`] below `frozen` never change again; slices are handed out of those only.
 //! - I3. Bytes of an [`Image`] at or above `frozen` are touched only through its one [`ImageWriter`].
 #![expect(unsafe_code, reason = "maps, and memory shared between one writer and many readers")]
