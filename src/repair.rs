@@ -255,6 +255,7 @@ fn repair_once(
         root,
         dir: &dir,
         dry_run,
+        outdated: Vec::new(),
         report: RepairReport {
             dry_run,
             time,
@@ -304,6 +305,9 @@ fn repair_once(
         });
     })?;
     for damage in &verified.derived_damages {
+        if repair.outdated.contains(&damage.path) {
+            continue;
+        }
         repair.set_derived_aside(damage)?;
     }
     Ok(repair.write_report())
@@ -316,6 +320,8 @@ struct Repair<'a> {
     root: &'a Arc<dyn Dir>,
     dir: &'a Arc<dyn Dir>,
     dry_run: bool,
+    /// The indexes of segments that change: removed, and no longer there to be found wrong. A dry run still finds them.
+    outdated: Vec<PathBuf>,
     report: RepairReport,
 }
 
@@ -433,10 +439,10 @@ impl Repair<'_> {
             );
             self.loss(&path, patch.offset, &patch.loss);
         }
+        self.remove_index(first)?;
         if self.dry_run {
             return Ok(());
         }
-        self.remove_index(first)?;
         self.put_copy(first, &*file, len as u64, patches)
     }
 
@@ -527,8 +533,8 @@ impl Repair<'_> {
             let end = fill::garbage_end(&old[..read], 0);
             quarantined = Some(self.keep(|attempt| names::quarantined_tail(first, 0, attempt), &old[..end])?);
         }
+        self.remove_index(first)?;
         if !self.dry_run {
-            self.remove_index(first)?;
             self.put(first, bytes.len() as u64, |file| write_all_at(file, bytes, 0))?;
         }
         let action = if is_there {
@@ -542,8 +548,12 @@ impl Repair<'_> {
     }
 
     /// The index of a segment that is about to change is about what was there.
-    fn remove_index(&self, first: Position) -> Result<()> {
+    fn remove_index(&mut self, first: Position) -> Result<()> {
         let name = names::index(first);
+        self.outdated.push(self.dir.path().join(&name));
+        if self.dry_run {
+            return Ok(());
+        }
         match self.dir.remove(&name).and_then(|()| self.dir.sync()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

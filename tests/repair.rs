@@ -275,6 +275,32 @@ fn a_header_before_an_unfinished_roll_is_written_again() {
     assert!(unfinished > 0, "a roll was cut off");
 }
 
+/// The index of a segment that changes goes with what it was about, wrong or not: a dry run must not count it as a step of its own.
+#[test]
+fn a_dry_run_says_what_a_repair_does_where_an_index_is_wrong_too() {
+    let disk = sample(1, 60, false).disk;
+    let first = "segments/00000000000000000001";
+    disk.flip_bit(&format!("{first}.log"), 100, 0).unwrap();
+    disk.write_file(&format!("{first}.idx"), b"ann").unwrap();
+    let dry = repair_in(
+        &disk.root(),
+        &RepairOptions::new().dry_run(true),
+        &Environment::deterministic(1),
+        |_| (),
+    )
+    .unwrap();
+    let done = repair(&disk, 1).unwrap();
+    let said = |report: &RepairReport| -> Vec<_> {
+        report
+            .steps
+            .iter()
+            .map(|step| (step.action, step.path.clone()))
+            .collect()
+    };
+    assert_eq!(said(&done).len(), 1, "{done:?}");
+    assert_eq!(said(&dry), said(&done));
+}
+
 #[test]
 fn what_is_no_log_is_not_repaired() {
     let disk = SimDisk::new(1);
