@@ -485,8 +485,8 @@ fn append_to(
     let end = log.last_position().get();
     // What was cut off is told by the verdict.
     let recovered = log.recovery().last_position.get();
-    let uncut = found.iter().filter(|event| event.position <= recovered);
-    let was = uncut.filter(|event| event.spec.stream == stream).next_back();
+    let mut uncut = found.iter().filter(|event| event.position <= recovered);
+    let was = uncut.rfind(|event| event.spec.stream == stream);
     let is = served.events.iter().rfind(|event| event.spec.stream == stream);
     let is_hurt = was != is;
     let at = is.map_or(0, |event| event.position);
