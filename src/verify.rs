@@ -174,6 +174,10 @@ pub fn verify_with(
 ///
 /// # Errors
 /// As [`verify`].
+#[cfg_attr(
+    not(any(test, feature = "sim")),
+    expect(unreachable_pub, reason = "public in `sim` only; a repair uses it always")
+)]
 pub fn verify_in(root: &Arc<dyn Dir>, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport> {
     let how = How {
         threads: 1,
