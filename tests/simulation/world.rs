@@ -309,7 +309,12 @@ impl Shared {
         let found = whole_log(&log)?;
         let before = self.inner.lock().before.clone();
         before.agrees(&found, true)?;
-        before.oracle.snapshots_agree(&log, &found)?;
+        let snapshots = before.oracle.snapshots_agree(&log, &found);
+        if !self.disk().has_power() {
+            // It went while snapshots were looked for: none could be read.
+            return Ok(After::NoPower);
+        }
+        snapshots?;
         let mut inner = self.inner.lock();
         inner.before.oracle.settle(&found);
         inner.before.seen = found.len() as u64;
