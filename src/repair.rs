@@ -35,7 +35,8 @@ use crate::verify::verify_in;
 #[non_exhaustive]
 pub struct RepairOptions {
     /// Whether only to say what would be done; default false. A dry run takes no lock and changes nothing: it works beside a writer, whose
-    /// unfinished work it tells from damage by looking again, and on a read-only file system.
+    /// unfinished work it tells from damage by looking again, and on a read-only file system. Of indexes and snapshots that the log does not
+    /// bear out it names those that the damaged log shows to be wrong; a repair may find more.
     pub dry_run: bool,
 }
 
