@@ -277,8 +277,8 @@ impl Log {
             (Access::NoAppends(error), None)
         } else {
             let name = names::segment(active.header.first_position);
-            let (file, direct) = Appender::open_for_groups(&*dir, &options, &name, active.file);
-            let writer = SegmentWriter::new(file, direct, image, active.header.group_align, active.end)
+            let direct = Appender::open_direct(&*dir, &options, &name);
+            let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
                 .at(&dir.path().join(name), "taking memory for a page")?;
             let recovered = Recovered {
                 active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),

@@ -82,8 +82,7 @@ pub struct Options {
     pub pad_groups_to: u32,
     /// Whether sealed segments and their indexes are mapped into memory; default true. If false, they are read into memory as they
     /// are needed, and up to 256 MiB of them are kept: a device that fails, or a file that is cut short while it is read, is
-    /// an error then, where a map gets the process a SIGBUS. Reads of a segment that is not at hand cost reading all of it. With
-    /// [`Durability::Os`], short appends go through a map of the active segment too, unless this is false.
+    /// an error then, where a map gets the process a SIGBUS. Reads of a segment that is not at hand cost reading all of it.
     pub map_segments: bool,
     /// Permission bits of created files; default 0o600.
     pub file_mode: u32,

@@ -56,7 +56,7 @@ use crate::segments::directory::last_part;
 use crate::segments::prepare::{self, Prepared};
 use crate::segments::set::SegmentSet;
 use crate::storage::map::Image;
-use crate::storage::{Dir, File, OpenMode, write_all_at};
+use crate::storage::{Dir, OpenMode, write_all_at};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::channel::Sender;
 use crate::sync::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, thread};
@@ -686,7 +686,7 @@ impl Appender {
         if let Err(e) = named {
             return self.fail(committing, None, WriteFailure::Sync(e));
         }
-        let (file, direct) = Self::open_for_groups(&*self.dir, &self.options, &name, Arc::clone(&prepared.file));
+        let direct = Self::open_direct(&*self.dir, &self.options, &name);
         let (seal, image, segment) = {
             let mut placing = self.placing.lock();
             let durable = self.durable_position();
@@ -698,7 +698,7 @@ impl Appender {
                 let image = Arc::clone(placing.active.image());
                 let start = placing.active.segment.visible_end();
                 drop(placing);
-                match SegmentWriter::new(file, direct, image, header.group_align, start) {
+                match SegmentWriter::new(prepared.file, direct, image, header.group_align, start) {
                     Ok(writer) => self.finish_replacement(committing, writer),
                     Err(e) => self.fail(committing, None, WriteFailure::Sync(e)),
                 }
@@ -718,7 +718,7 @@ impl Appender {
             let synced = prepared.file.sync_data().and_then(|()| self.dir.sync());
             sealed = synced.map_err(WriteFailure::Sync);
         }
-        let next = SegmentWriter::new(file, direct, image, header.group_align, start);
+        let next = SegmentWriter::new(prepared.file, direct, image, header.group_align, start);
         let next = match (sealed, next) {
             (Ok(()), Ok(next)) => next,
             (Err(WriteFailure::Sync(e) | WriteFailure::Write(e)), _) | (_, Err(e)) => {
@@ -771,19 +771,12 @@ impl Appender {
         }
     }
 
-    /// The handles that groups of the segment `name` are written through, which is open as `file`: one for what the operating system
-    /// has to have, and one for direct writes, where they can be had and are wanted.
-    pub(crate) fn open_for_groups(
-        dir: &dyn Dir,
-        options: &Options,
-        name: &str,
-        file: Arc<dyn File>,
-    ) -> (Arc<dyn File>, Option<Arc<dyn File>>) {
-        match options.durability {
-            Durability::Os => (dir.open(name, OpenMode::Mapped).unwrap_or(file), None),
-            Durability::Sync if options.direct_io => (file, dir.open(name, OpenMode::DirectSync).ok()),
-            Durability::Sync => (file, None),
+    /// A handle for direct writes to the segment `name`, where they can be had and are wanted.
+    pub(crate) fn open_direct(dir: &dyn Dir, options: &Options, name: &str) -> Option<Arc<dyn crate::storage::File>> {
+        if !options.direct_io || options.durability == Durability::Os {
+            return None;
         }
+        dir.open(name, OpenMode::DirectSync).ok()
     }
 
     /// A write or a sync failed (I5). `group` is the one that was being written, if it was one.

@@ -14,8 +14,6 @@ compile_error!("annals has no storage layer for this system yet; src/storage/fs.
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-#[cfg(target_os = "linux")]
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,9 +22,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::map::{Bytes, WritableMap};
+use super::map::Bytes;
 use super::{Dir, Entry, File, Lock, OpenMode};
-use crate::sync::Mutex;
 
 /// Permission bits of what is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +91,7 @@ impl Dir for FsDir {
         let common = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = match mode {
             OpenMode::Read => OFlags::RDONLY,
-            OpenMode::ReadWrite | OpenMode::Mapped => OFlags::RDWR,
+            OpenMode::ReadWrite => OFlags::RDWR,
             OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             OpenMode::DirectSync => OFlags::RDWR | direct_sync_flags()?,
         };
@@ -105,12 +102,7 @@ impl Dir for FsDir {
         if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let file = fs::File::from(fd);
-        let map = match mode {
-            OpenMode::Mapped => Some(Mutex::new(map_reserved(&file)?)),
-            _ => None,
-        };
-        Ok(Arc::new(FsFile { file, map }))
+        Ok(Arc::new(FsFile(fd.into())))
     }
 
     fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>> {
@@ -240,76 +232,44 @@ impl Drop for FsLock {
 impl Lock for FsLock {}
 
 #[derive(Debug)]
-struct FsFile {
-    file: fs::File,
-    /// Where short writes go.
-    map: Option<Mutex<WritableMap>>,
-}
-
-/// Up to this length a write into a map is faster than a system call; beyond it, touching the pages costs more.
-const MAPPED_WRITE_BYTES_MAX: usize = 4096;
-
-/// A map of all of `file`, if no write into it can fail for want of space: that would be a signal, not an error. So on file systems
-/// that write in place, and if all its space is reserved.
-fn map_reserved(file: &fs::File) -> io::Result<WritableMap> {
-    #[cfg(target_os = "linux")]
-    {
-        // From `linux/magic.h`: ext2 to ext4, and tmpfs. Not XFS: there a copy of the file may share its blocks, and a write needs new ones.
-        const IN_PLACE: [u32; 2] = [0xef53, 0x0102_1994];
-        let metadata = file.metadata()?;
-        let kind = rustix::fs::fstatfs(file)?.f_type;
-        let is_in_place = u32::try_from(kind).is_ok_and(|kind| IN_PLACE.contains(&kind));
-        let is_reserved = metadata.blocks().saturating_mul(512) >= metadata.len();
-        if is_in_place && is_reserved {
-            return WritableMap::new(file);
-        }
-    }
-    let _ = file;
-    Err(io::ErrorKind::Unsupported.into())
-}
+struct FsFile(fs::File);
 
 impl File for FsFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        uninterrupted(|| self.file.read_at(buf, offset))
+        uninterrupted(|| self.0.read_at(buf, offset))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        if buf.len() <= MAPPED_WRITE_BYTES_MAX
-            && let Some(map) = &self.map
-            && map.lock().put(offset, buf)
-        {
-            return Ok(buf.len());
-        }
-        uninterrupted(|| self.file.write_at(buf, offset))
+        uninterrupted(|| self.0.write_at(buf, offset))
     }
 
     #[cfg(target_os = "linux")]
     fn write_two_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<usize> {
         let bufs = [io::IoSlice::new(first), io::IoSlice::new(second)];
-        uninterrupted(|| Ok(rustix::io::pwritev(&self.file, &bufs, offset)?))
+        uninterrupted(|| Ok(rustix::io::pwritev(&self.0, &bufs, offset)?))
     }
 
     fn sync_data(&self) -> io::Result<()> {
         // Not retried when interrupted: what a sync that did not end well leaves behind is unknown.
         #[cfg(target_os = "linux")]
-        return self.file.sync_data();
+        return self.0.sync_data();
         #[cfg(not(target_os = "linux"))]
-        return full_sync(&self.file);
+        return full_sync(&self.0);
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        uninterrupted(|| self.file.set_len(len))
+        uninterrupted(|| self.0.set_len(len))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         {
             let flags = rustix::fs::FallocateFlags::empty();
-            match uninterrupted(|| Ok(rustix::fs::fallocate(&self.file, flags, 0, len)?)) {
+            match uninterrupted(|| Ok(rustix::fs::fallocate(&self.0, flags, 0, len)?)) {
                 // A file system without reservations: space is found as the file is written.
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
                 other => return other,
@@ -319,7 +279,7 @@ impl File for FsFile {
     }
 
     fn map(&self, len: usize) -> io::Result<Bytes> {
-        Bytes::map(&self.file, len)
+        Bytes::map(&self.0, len)
     }
 }
 
@@ -392,58 +352,6 @@ mod tests {
         assert_eq!(
             dir.open("x", OpenMode::CreateNew).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
-        );
-    }
-
-    #[test]
-    fn writes_through_a_map_are_in_the_file() {
-        let (_temp, dir) = root();
-        let file = dir.open("x", OpenMode::CreateNew).unwrap();
-        file.allocate(3 * 4096).unwrap();
-        let mapped = match dir.open("x", OpenMode::Mapped) {
-            Ok(mapped) => mapped,
-            Err(e) => {
-                let kind = e.kind();
-                assert_eq!(kind, io::ErrorKind::Unsupported);
-                // `stat -f` names the file system; on these it has to be had.
-                let named = std::process::Command::new("stat")
-                    .args(["-f", "-c", "%T"])
-                    .arg(dir.path())
-                    .output();
-                let name = String::from_utf8(named.unwrap().stdout).unwrap();
-                assert!(!["ext2/ext3", "tmpfs"].contains(&name.trim()), "{name}");
-                return;
-            }
-        };
-        let (short, long) = ([7; 100], [8; MAPPED_WRITE_BYTES_MAX + 1]);
-        assert_eq!(mapped.write_at(&short, 4090).unwrap(), short.len(), "across pages");
-        assert_eq!(mapped.write_at(&long, 5000).unwrap(), long.len());
-        let mut read = vec![0; 3 * 4096];
-        super::super::read_up_to(&*file, &mut read, 0).unwrap();
-        assert!(read[..4090].iter().all(|&b| b == 0));
-        assert_eq!(
-            (&read[4090..4190], &read[5000..][..long.len()]),
-            (&short[..], &long[..])
-        );
-        assert!(read[5000 + long.len()..].iter().all(|&b| b == 0));
-        mapped.sync_data().unwrap();
-        // Behind the end of the map it is a write like others.
-        assert_eq!(mapped.write_at(&short, 3 * 4096 - 50).unwrap(), short.len());
-        assert_eq!(file.len().unwrap(), 3 * 4096 + 50);
-    }
-
-    #[test]
-    fn a_file_whose_space_is_not_reserved_is_not_written_through_a_map() {
-        let (_temp, dir) = root();
-        let file = dir.open("x", OpenMode::CreateNew).unwrap();
-        file.set_len(1 << 20).unwrap();
-        assert_eq!(
-            dir.open("x", OpenMode::Mapped).unwrap_err().kind(),
-            io::ErrorKind::Unsupported
-        );
-        assert_eq!(
-            dir.open("y", OpenMode::Mapped).unwrap_err().kind(),
-            io::ErrorKind::NotFound
         );
     }
 

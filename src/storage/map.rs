@@ -7,8 +7,6 @@
 //!   stranger has cut a mapped file short, or the device cannot read, touching the map gets this process a SIGBUS;
 //!   that is the one thing maps cost. Segments ask for the length of their file now and then as they are used, which leaves
 //!   the moments in between.
-//!   A [`WritableMap`] is the exception: of a file that is being filled, by the one who fills it; nobody maps that one for reading
-//!   until it is complete.
 //! - I2. Bytes of an [`Image`] below `frozen` never change again; slices are handed out of those only.
 //! - I3. Bytes of an [`Image`] at or above `frozen` are touched only through its one [`ImageWriter`].
 #![expect(unsafe_code, reason = "maps, and memory shared between one writer and many readers")]
@@ -88,38 +86,6 @@ impl Deref for Bytes {
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bytes({})", self.len())
-    }
-}
-
-/// A file's bytes for writing, shared with the operating system: what was put there it has, whatever becomes of this process.
-pub(crate) struct WritableMap(MmapRaw);
-
-impl WritableMap {
-    /// A map of all of `file`, whose length stays what it is.
-    pub(crate) fn new(file: &fs::File) -> io::Result<Self> {
-        MmapOptions::new().map_raw(file).map(Self)
-    }
-
-    /// Puts `bytes` at `offset`; false, and nothing done, if that is not all within the file.
-    pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let Ok(offset) = usize::try_from(offset) else {
-            return false;
-        };
-        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.0.len()) {
-            return false;
-        }
-        // SAFETY: the range lies inside the map, which lives as long as `self`. No slice of it is ever handed out, and `&mut` keeps
-        // others from writing through it meanwhile; that nobody reads the file through another map before it is complete is I1.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_mut_ptr().add(offset), bytes.len());
-        }
-        true
-    }
-}
-
-impl fmt::Debug for WritableMap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WritableMap({})", self.0.len())
     }
 }
 

@@ -38,10 +38,6 @@ pub enum OpenMode {
     /// Buffers, offsets and lengths of writes are multiples of [`PAGE_BYTES`]. An error of kind
     /// `Unsupported` or `InvalidInput` where the file system has no such thing.
     DirectSync,
-    /// An existing file whose length does not change, for reading and writing; short writes go into a map of it, without a system
-    /// call, and are with the operating system all the same when they return. An error of kind `Unsupported` where that cannot be
-    /// had, or where such a write could find no space.
-    Mapped,
 }
 
 /// One entry of a folder.

@@ -83,9 +83,6 @@ impl fmt::Debug for Recent {
 
 impl Dir for PreadDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        if mode == OpenMode::Mapped {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         Ok(Arc::new(PreadFile {
             inner: self.inner.open(name, mode)?,
             recent: Arc::clone(&self.recent),

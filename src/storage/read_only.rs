@@ -18,7 +18,7 @@ impl Dir for ReadOnlyDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         match mode {
             OpenMode::Read => self.0.open(name, mode),
-            OpenMode::ReadWrite | OpenMode::CreateNew | OpenMode::DirectSync | OpenMode::Mapped => refused(),
+            OpenMode::ReadWrite | OpenMode::CreateNew | OpenMode::DirectSync => refused(),
         }
     }
 

@@ -79,7 +79,7 @@ impl Dir for ScratchDir {
                 Err(e) => Err(e),
                 Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             },
-            OpenMode::DirectSync | OpenMode::Mapped => Err(io::ErrorKind::Unsupported.into()),
+            OpenMode::DirectSync => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
