@@ -477,6 +477,15 @@ impl Appender {
         wake(owed);
     }
 
+    /// Sees that `notes` are told. Not by the committer thread: whoever listens may append, and wait for that thread.
+    fn tell(&self, notes: Notes) {
+        match self.threads.get() {
+            _ if notes.is_empty() => {}
+            Some(threads) => drop(threads.wake.send(WakeWork::Tell(notes))),
+            None => notes.tell(),
+        }
+    }
+
     fn hand_over(threads: &Threads, committing: Committing) {
         // The thread stops only when the log is closed, which waits until nobody leads.
         if threads.commit.send(CommitWork::Lead(committing)).is_err() {
@@ -497,7 +506,7 @@ impl Appender {
             Ok(Left::Work(threads)) => {
                 let notes = std::mem::take(&mut committing.notes);
                 Self::hand_over(threads, committing);
-                return notes.tell();
+                return self.tell(notes);
             }
             Err(panic) => {
                 let what = message_of(&*panic);
@@ -511,7 +520,7 @@ impl Appender {
             self.room.notify_all();
         }
         drop(placing);
-        notes.tell();
+        self.tell(notes);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }

@@ -1,6 +1,6 @@
 //! Waking tasks, and telling subscribers of `tracing`. Both are a caller's code: it may block, panic, append to this very log, close it or
-//! drop its last handle. So the thread that leads never runs any. Wakers are called by a thread of their own, or without threads by the
-//! caller of an append once nobody leads any more; what a leader has to tell is told when it leads no more ([`Notes`]).
+//! drop its last handle. So a thread that leads, or that leading is handed to, never runs any: a thread of their own calls wakers and
+//! tells what a leader has to tell ([`Notes`]), or without threads the caller of an append once nobody leads any more.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,13 +12,18 @@ use crate::sync::channel::Receiver;
 #[derive(Debug)]
 pub(crate) enum WakeWork {
     Wake(Vec<Waker>),
+    Tell(Notes),
     Stop,
 }
 
 /// The waking thread.
 pub(crate) fn wake_loop(work: &Receiver<WakeWork>) {
-    while let Ok(WakeWork::Wake(wakers)) = work.recv() {
-        wake(wakers);
+    loop {
+        match work.recv() {
+            Ok(WakeWork::Wake(wakers)) => wake(wakers),
+            Ok(WakeWork::Tell(notes)) => notes.tell(),
+            Ok(WakeWork::Stop) | Err(_) => return,
+        }
     }
 }
 
@@ -34,6 +39,10 @@ pub(crate) struct Notes(Vec<Box<dyn FnOnce() + Send>>);
 impl Notes {
     pub(crate) fn add(&mut self, tell: impl FnOnce() + Send + 'static) {
         self.0.push(Box::new(tell));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn tell(self) {
