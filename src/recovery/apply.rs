@@ -178,6 +178,8 @@ pub(crate) fn recover_degraded(
         }
         create_segment(&*dir, &header)?;
     }
+    // A segment that an earlier degraded open, or a repair, made and did not see durable: events are to stand on its name.
+    dir.sync().at(dir.path(), "syncing the folder of segments")?;
     let mut files = list_segments(&*dir)?;
     let is_last_damaged = mending
         .segments
