@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::wake::Notes;
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
-use crate::storage::{File, PAGE_BYTES, write_all_at};
+use crate::storage::{File, PAGE_BYTES, write_all_at, write_in_calls};
 
 /// Writes one segment.
 #[derive(Debug)]
@@ -99,15 +99,8 @@ impl SegmentWriter {
         let mut came_short = false;
         if start < end {
             let bytes = &self.image.frozen()[start..end];
-            let written = self.file.write_at(bytes, start as u64).map_err(WriteFailure::Write)?;
-            if written < bytes.len() && !SeededBug::ShortWriteTakenForWhole.is_on() {
-                if written == 0 {
-                    return Err(WriteFailure::Write(io::ErrorKind::WriteZero.into()));
-                }
-                let rest = (start + written) as u64;
-                write_all_at(&*self.file, &bytes[written..], rest).map_err(WriteFailure::Write)?;
-                came_short = true;
-            }
+            let calls = write_in_calls(&*self.file, bytes, start as u64).map_err(WriteFailure::Write)?;
+            came_short = calls > 1;
         }
         self.written_end = end;
         // A sector that has half of a write may reach the disk so. With a group behind it, that would look like damage.

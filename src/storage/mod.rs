@@ -193,18 +193,25 @@ pub trait File: Send + Sync + fmt::Debug {
 }
 
 /// Writes all of `buf` at `offset`.
-pub(crate) fn write_all_at(file: &dyn File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
+    write_in_calls(file, buf, offset).map(drop)
+}
+
+/// Writes all of `buf` at `offset`, and returns how many calls it took: more than one if a write came short.
+pub(crate) fn write_in_calls(file: &dyn File, mut buf: &[u8], mut offset: u64) -> io::Result<u32> {
+    let mut calls = 0;
     while !buf.is_empty() {
+        calls += 1;
         match file.write_at(buf, offset)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
-            _ if SeededBug::ShortWriteTakenForWhole.is_on() => return Ok(()),
+            _ if SeededBug::ShortWriteTakenForWhole.is_on() => break,
             n => {
                 buf = &buf[n..];
                 offset += n as u64;
             }
         }
     }
-    Ok(())
+    Ok(calls)
 }
 
 /// Reads into all of `buf` and returns how many bytes there were before the end of the file.
