@@ -177,9 +177,10 @@ pub(crate) fn recover_degraded(
             make_durable(&*dir, unproven)?;
         }
         create_segment(&*dir, &header)?;
+    } else {
+        // A segment that an earlier degraded open, or a repair, made and did not see durable: events are to stand on its name.
+        dir.sync().at(dir.path(), "syncing the folder of segments")?;
     }
-    // A segment that an earlier degraded open, or a repair, made and did not see durable: events are to stand on its name.
-    dir.sync().at(dir.path(), "syncing the folder of segments")?;
     let mut files = list_segments(&*dir)?;
     let is_last_damaged = mending
         .segments
