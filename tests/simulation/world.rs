@@ -60,6 +60,8 @@ struct Inner {
     turns: u64,
     /// Whether calls may fail because of the disk.
     faulty: bool,
+    /// The disk's operations when that ended: a poisoning nobody was told of is from before, and answered without the disk.
+    faulty_until: Option<u64>,
     /// Whether they may because there is no space.
     full: bool,
     closing: bool,
@@ -100,6 +102,7 @@ impl World {
             depth: 0,
             turns: TURNS_MAX,
             faulty: false,
+            faulty_until: None,
             full: false,
             closing: false,
             broken: None,
@@ -257,6 +260,7 @@ impl Shared {
         let mut inner = self.inner.lock();
         let one_in = if on { inner.life.fault_one_in } else { 0 };
         inner.disk.fail_randomly(one_in);
+        inner.faulty_until = inner.faulty.then(|| inner.disk.ops());
         inner.faulty = one_in > 0;
     }
 
@@ -575,19 +579,20 @@ impl Shared {
         };
         drop(log);
         match trouble {
-            Error::Poisoned { .. } => {
-                self.inner.lock().examiner.stats.poisoned += 1;
-                self.inner.lock().trouble = None;
-                if self.close()? == After::NoPower {
-                    return Ok(After::NoPower);
-                }
-                self.open()
-            }
+            Error::Poisoned { .. } => self.open_again(),
             _ => {
                 self.inner.lock().examiner.stats.io_errors += 1;
                 self.probe(&disk)
             }
         }
+    }
+
+    fn open_again(&self) -> Checked<After> {
+        self.inner.lock().examiner.stats.poisoned += 1;
+        if self.close()? == After::NoPower {
+            return Ok(After::NoPower);
+        }
+        self.open()
     }
 
     /// With a disk that works again, the handle does too.
@@ -608,11 +613,12 @@ impl Shared {
         if !disk.has_power() {
             return Ok(After::NoPower);
         }
-        if let Some(error) = trouble {
-            return Err(broken!(APPEND_GOES_ON, "after an error of the disk: {error:?}"));
-        }
         self.faults(true);
-        Ok(After::GoOn)
+        match trouble {
+            None => Ok(After::GoOn),
+            Some(Error::Poisoned { .. }) => self.open_again(),
+            Some(error) => Err(broken!(APPEND_GOES_ON, "after an error of the disk: {error:?}")),
+        }
     }
 
     /// Whoever else is there gets a turn while the log waits for the disk, and a power cut at this moment is looked at.
@@ -804,6 +810,11 @@ impl Inner {
         self.faulty || self.full || !self.disk.has_power()
     }
 
+    /// Whether the log may be found poisoned: by a fault, now or before the disk was well again.
+    fn may_be_poisoned(&self) -> bool {
+        self.may_fail() || self.faulty_until == Some(self.disk.ops())
+    }
+
     /// Notes the answers that are there by now.
     fn settle_tickets(&mut self) {
         let mut poisoned = false;
@@ -854,7 +865,8 @@ impl Inner {
     fn note_error(&mut self, error: &Error) {
         match error {
             Error::Closed if self.closing => {}
-            Error::Io { .. } | Error::Poisoned { .. } if self.may_fail() => {
+            Error::Poisoned { .. } if self.may_be_poisoned() => self.trouble = Some(error.clone()),
+            Error::Io { .. } if self.may_fail() => {
                 // A poisoning is the greater trouble.
                 if !matches!(self.trouble, Some(Error::Poisoned { .. })) {
                     self.trouble = Some(error.clone());
