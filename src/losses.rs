@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Damage, Error, Result};
+use crate::format::segment_header::LastSeed;
 use crate::index::UNREPAIRED;
 use crate::index::active::ActiveIndex;
 use crate::seeded_bugs::SeededBug;
@@ -234,10 +235,13 @@ impl Degraded {
         };
         let last = found.part.last_version();
         match segment.versions(stream, &found, (last, last), true)? {
-            FoundVersions::Events { offsets, generations } => {
-                let opened = segment.open()?;
+            FoundVersions::Events {
+                opened,
+                offsets,
+                generations,
+            } => {
                 let offset = offsets.first().copied().unwrap_or_default();
-                let event = event_at(&opened, &generations, offset)
+                let event = event_at(&opened, &generations, &mut LastSeed::default(), offset)
                     .map_err(|error| segment.bad_record(offset as usize, None, error))?;
                 Ok(event.position)
             }

@@ -238,6 +238,23 @@ pub(crate) fn may_be_event(bytes: &[u8], first: Position, last: Position) -> boo
     })
 }
 
+/// The length that the record at the beginning of `bytes` says it has; not checked.
+pub(crate) fn may_be_len(bytes: &[u8]) -> usize {
+    bytes.get(4..8).map_or(0, |len| LittleEndian::read_u32(len) as usize)
+}
+
+/// Whether the record at the beginning of `bytes` says that it is `version` of `stream`; not checked.
+pub(crate) fn may_be_version(bytes: &[u8], stream: &str, version: Version) -> bool {
+    bytes
+        .split_first_chunk::<RECORD_HEADER_BYTES>()
+        .is_some_and(|(header, body)| {
+            header[32] == KIND_EVENT
+                && LittleEndian::read_u64(&header[16..]) == version.get()
+                && usize::from(LittleEndian::read_u16(&header[34..])) == stream.len()
+                && body.starts_with(stream.as_bytes())
+        })
+}
+
 /// The length with padding of the record that begins `encoded`, which [`encode_event`] made.
 pub(crate) fn encoded_len(encoded: &[u8]) -> usize {
     aligned(LittleEndian::read_u32(&encoded[4..]) as usize)

@@ -160,6 +160,25 @@ impl SegmentHeader {
     }
 }
 
+/// The record seed that was asked for last. Records of one segment that are read together are nearly always of one generation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LastSeed(Option<(Generation, u32)>);
+
+impl LastSeed {
+    /// The seed of `generation` in the segment of `header`, the same each time.
+    #[inline]
+    pub(crate) fn of(&mut self, header: &SegmentHeader, generation: Generation) -> u32 {
+        match self.0 {
+            Some((last, seed)) if last == generation => seed,
+            _ => {
+                let seed = header.record_seed(generation);
+                self.0 = Some((generation, seed));
+                seed
+            }
+        }
+    }
+}
+
 /// The count of opens and rewinds, and a random number, so that bytes of an attempt that left no trace of its
 /// count are not taken for those of the next attempt with the same count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::Lost;
 use super::walk::{Ahead, Walk};
 use crate::error::Result;
 use crate::format::record::EventRef;
-use crate::format::segment_header::SEGMENT_HEADER_BYTES;
+use crate::format::segment_header::{LastSeed, SEGMENT_HEADER_BYTES};
 use crate::index::{GenerationStart, LossSpan};
 use crate::segments::segment::{Content, Opened, Segment, event_at};
 use crate::segments::set::SegmentSet;
@@ -169,6 +169,7 @@ struct Stretch {
     segment: Arc<Segment>,
     opened: Opened,
     generations: Vec<GenerationStart>,
+    seed: LastSeed,
     /// Offsets of the records not handed out yet, in order.
     offsets: Vec<u32>,
     /// Those of them that stand in the place of what was lost.
@@ -226,6 +227,7 @@ impl Backward {
             }
         }
         Ok(Some(Stretch {
+            seed: LastSeed::default(),
             opened: walk.opened().clone(),
             segment,
             generations,
@@ -282,7 +284,7 @@ impl Backward {
                 .segment
                 .damaged(0, Some((self.next, self.next)), "no record for a position"));
         };
-        let event = event_at(&stretch.opened, &stretch.generations, offset)
+        let event = event_at(&stretch.opened, &stretch.generations, &mut stretch.seed, offset)
             .map_err(|error| stretch.segment.bad_record(offset as usize, Some(self.next), error))?;
         if event.position != self.next {
             let lost = Some((self.next, self.next));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Lost;
 use crate::error::Result;
 use crate::format::record::{EventRef, stored_crc};
+use crate::format::segment_header::LastSeed;
 use crate::format::snapshot_file::Lineage;
 use crate::index::{GenerationStart, LossSpan};
 use crate::seeded_bugs::SeededBug;
@@ -38,6 +39,7 @@ struct Chunk {
     segment: Arc<Segment>,
     opened: Opened,
     generations: Vec<GenerationStart>,
+    seed: LastSeed,
     /// Offsets not handed out yet, in order of versions.
     offsets: VecDeque<u32>,
 }
@@ -197,10 +199,15 @@ impl StreamWalk {
             };
             let segment = Arc::clone(segment);
             return match segment.versions(&self.stream, found, range, self.backward)? {
-                FoundVersions::Events { offsets, generations } => Ok(Ahead::Chunk(Chunk {
-                    opened: segment.open()?,
+                FoundVersions::Events {
+                    opened,
+                    offsets,
+                    generations,
+                } => Ok(Ahead::Chunk(Chunk {
+                    opened,
                     segment,
                     generations,
+                    seed: LastSeed::default(),
                     offsets: offsets.into(),
                 })),
                 FoundVersions::Lost { .. } => match segment.versions(&self.stream, found, whole, self.backward)? {
@@ -256,7 +263,7 @@ impl StreamWalk {
             chunk.offsets.pop_front()
         };
         let Some(offset) = offset else { return Ok(None) };
-        let event = event_at(&chunk.opened, &chunk.generations, offset)
+        let event = event_at(&chunk.opened, &chunk.generations, &mut chunk.seed, offset)
             .map_err(|error| chunk.segment.bad_record(offset as usize, None, error))?;
         if (event.stream != self.stream || event.version != self.next) && !SeededBug::IndexTrusted.is_on() {
             let what = format!(

@@ -8,6 +8,7 @@
 //! - I3. An index is believed only as far as the record at the offset it names agrees. When it does not, the index is made
 //!   anew from the segment; only the segment can be damaged, an index is merely wrong.
 
+use std::hint::black_box;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -19,7 +20,7 @@ use crate::format::group::GroupHeader;
 use crate::format::index_file::IndexEntry;
 use crate::format::names;
 use crate::format::record::{self, Decoded, EventRef, Record, RecordError};
-use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SegmentHeader};
+use crate::format::segment_header::{DAMAGED_COPY, LastSeed, SEGMENT_BYTES_MAX, SegmentHeader};
 use crate::index::active::{ActiveIndex, Versions};
 use crate::index::sealed::{SealedIndex, part_of};
 use crate::index::{GenerationStart, Landmark, LossSpan, StreamPart, Totals, generation_at, last_landmark};
@@ -137,6 +138,24 @@ pub(crate) struct Opened {
     pub(crate) content: Content,
 }
 
+impl Opened {
+    /// Has the memory of the records at `offsets` fetched side by side. They lie apart: read one after the other, each would be waited
+    /// for by itself.
+    fn fetch(&self, offsets: &[u32]) {
+        /// The processor goes on by itself from there.
+        const LINES: usize = 8;
+        const LINE_BYTES: usize = 64;
+        let bytes = self.content.bytes();
+        let records = || offsets.iter().filter_map(|&offset| bytes.get(offset as usize..));
+        let heads = records().map(record::may_be_len).sum::<usize>();
+        let lines = records().flat_map(|record| {
+            let len = record::may_be_len(record).min(LINES * LINE_BYTES);
+            record.iter().take(len).step_by(LINE_BYTES)
+        });
+        black_box((heads, lines.fold(0, |all, byte| all ^ byte)));
+    }
+}
+
 /// What a segment holds of a stream, and what is needed to find its events.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -147,8 +166,9 @@ pub(crate) struct Found {
 /// What there is of some versions of a stream.
 #[derive(Debug)]
 pub(crate) enum FoundVersions {
-    /// Events of consecutive versions, and the generations to read them by.
+    /// Events of consecutive versions, where they stand, and the generations to read them by.
     Events {
+        opened: Opened,
         offsets: Vec<u32>,
         generations: Vec<GenerationStart>,
     },
@@ -579,10 +599,17 @@ impl Segment {
                 let index = index.read();
                 let entry = index.stream(stream).ok_or(Doubt)?;
                 Ok(match entry.versions(first, last, backward).ok_or(Doubt)? {
-                    Versions::Events(offsets) => FoundVersions::Events {
-                        offsets: offsets.to_vec(),
-                        generations: index.generations().to_vec(),
-                    },
+                    Versions::Events(offsets) => {
+                        let offsets = offsets.to_vec();
+                        let generations = index.generations().to_vec();
+                        drop(index);
+                        opened.fetch(&offsets);
+                        FoundVersions::Events {
+                            opened: opened.clone(),
+                            offsets,
+                            generations,
+                        }
+                    }
                     Versions::Lost(lost) => FoundVersions::Lost {
                         first: lost.first,
                         last: lost.last,
@@ -603,14 +630,17 @@ impl Segment {
                 let from = number(first.get()).ok_or(Doubt)?;
                 let to = number(last.get() + 1).ok_or(Doubt)?;
                 let offsets = index.offsets(&entry, from, to).ok_or(Doubt)?;
-                // The first and the last must be what they are said to be; what lies between is checked as it is read.
+                opened.fetch(&offsets);
+                // The first and the last must be what they are said to be; all are checked as they are read.
                 for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
-                    let event = event_at(opened, index.generations(), *offset.ok_or(Doubt)?).map_err(|_| Doubt)?;
-                    if (event.stream != stream || event.version != version) && !SeededBug::IndexTrusted.is_on() {
+                    let record = offset.and_then(|&offset| opened.content.bytes().get(offset as usize..));
+                    let may_be = record.is_some_and(|record| record::may_be_version(record, stream, version));
+                    if !may_be && !SeededBug::IndexTrusted.is_on() {
                         return Err(Doubt);
                     }
                 }
                 Ok(FoundVersions::Events {
+                    opened: opened.clone(),
                     offsets,
                     generations: index.generations().to_vec(),
                 })
@@ -675,27 +705,32 @@ impl Segment {
 /// What an index file has of `stream`. Names decide, as the records have them; a hash never does.
 fn entry_of(index: &SealedIndex, opened: &Opened, stream: &str) -> Result<Option<IndexEntry>, Doubt> {
     for entry in index.candidates(stream) {
-        let first = event_at(opened, index.generations(), entry.offset).map_err(|_| Doubt)?;
-        if entry.count == 0 || first.version.get() != entry.first_version {
+        if entry.count == 0 || entry.first_version.checked_add(entry.count.into()).is_none() {
             return Err(Doubt);
         }
-        if first.stream == stream || SeededBug::IndexTrusted.is_on() {
-            return match entry.first_version.checked_add(entry.count.into()) {
-                Some(_) => Ok(Some(entry)),
-                None => Err(Doubt),
-            };
+        let record = opened.content.bytes().get(entry.offset as usize..).ok_or(Doubt)?;
+        let version = Version::new(entry.first_version);
+        // Who reads the record checks it.
+        if record::may_be_version(record, stream, version) || SeededBug::IndexTrusted.is_on() {
+            return Ok(Some(entry));
+        }
+        // Another stream with the same hash? A damaged name must not hide its stream.
+        let first = event_at(opened, index.generations(), &mut LastSeed::default(), entry.offset).map_err(|_| Doubt)?;
+        if first.stream == stream || first.version != version {
+            return Err(Doubt);
         }
     }
     Ok(None)
 }
 
-/// The event whose record stands at `offset`, checked.
+/// The event whose record stands at `offset`, checked. `seed` is kept by who reads several of one segment.
 pub(crate) fn event_at<'a>(
     opened: &'a Opened,
     generations: &[GenerationStart],
+    seed: &mut LastSeed,
     offset: u32,
 ) -> Result<EventRef<'a>, RecordError> {
-    match record_at(opened, generations, offset)?.record {
+    match record_at(opened, generations, seed, offset)?.record {
         Record::Event(event) => Ok(event),
         Record::Seal(_) | Record::Lost(_) => Err(RecordError::Invalid("no event where the index has one")),
     }
@@ -705,12 +740,13 @@ pub(crate) fn event_at<'a>(
 pub(crate) fn record_at<'a>(
     opened: &'a Opened,
     generations: &[GenerationStart],
+    seed: &mut LastSeed,
     offset: u32,
 ) -> Result<Decoded<'a>, RecordError> {
     let invalid = RecordError::Invalid("no record where the index has one");
     let generation = generation_at(generations, offset).ok_or(invalid)?;
     let bytes = opened.content.bytes().get(offset as usize..).ok_or(invalid)?;
-    record::decode(bytes, opened.header.record_seed(generation))
+    record::decode(bytes, seed.of(&opened.header, generation))
 }
 
 #[cfg(test)]
