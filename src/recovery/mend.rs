@@ -454,6 +454,8 @@ impl Mender<'_> {
             .or_else(|| header_from_groups(&bytes, self.log_id, found.first, Position::START, &found.salts));
         Ok(match header {
             None => is_unused(&bytes),
+            // It had its full length when it got its name: nobody knows what it has lost.
+            Some(header) if found.len < header.segment_bytes.into() => false,
             Some(header) => {
                 let salvaged = salvage(&bytes, &header, Position::START, &mut ());
                 let is = plan::Newest::scanned(found.first, &salvaged.scan);
