@@ -313,11 +313,14 @@ impl<'a> Scanner<'a> {
         next == self.found.last_position.next() || !is_torn && !may_be_rubbish
     }
 
-    /// Whether a mark that would follow here stands right behind a header's length: no record can lie between.
+    /// Whether a mark that would follow here stands right behind a header's length: no record can lie between. Where groups start on pages of
+    /// their own, one could, and the mark be a part of it, unless there is nothing between.
     fn is_before_mark(&self, offset: usize) -> bool {
-        let next = group_offset(offset + GROUP_HEADER_BYTES, self.header.group_align as usize);
+        let end = offset + GROUP_HEADER_BYTES;
+        let next = group_offset(end, self.header.group_align as usize);
         self.header_at(next)
             .is_some_and(|next| next.is_mark() && follows(&next, &self.found))
+            && is_zero(&self.bytes[end..next])
     }
 
     /// What the headers at or behind `offset` say whose generation may follow that of what was found.

@@ -479,6 +479,37 @@ fn nothing_whole_is_cut_off_behind_damage() {
     assert_eq!(segment.found(), "1, ambiguous to Some(13)");
 }
 
+/// Where groups have pages of their own, the next place for a group lies within a large one, and there can be anything in it.
+#[test]
+fn the_bytes_of_a_mark_in_an_event_make_no_end_of_it() {
+    let mut segment = Segment::new(4096);
+    segment.header.segment_bytes *= 2;
+    segment.bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&segment.header.encode()[..]);
+    segment.bytes.resize(2 * LEN, 0);
+    segment.group(&[100]).mark();
+    let (mark, end) = segment.groups[1];
+    let mark = segment.bytes[mark..end].to_vec();
+    // The mark, as data of the event behind it, where another group could start.
+    let offset = group_offset(end, 4096);
+    let data_offset = offset + GROUP_HEADER_BYTES + record::RECORD_HEADER_BYTES + "streamtype".len();
+    let mut data = vec![0xaa; 6000];
+    let at = offset + 4096 - data_offset;
+    data[at..at + mark.len()].copy_from_slice(&mark);
+    let record = segment.record_of(&data, true);
+    segment.put(&record, 1, 12);
+    assert_eq!(segment.found(), "2, clean");
+    for at in (offset..offset + 4096).step_by(13).chain([offset, data_offset]) {
+        let mut flipped = segment.clone();
+        let found = flipped.flip(at).found();
+        assert!(found.starts_with("1, ambiguous"), "byte {}: {found}", at - offset);
+    }
+    // And one that stands there: what is damaged is another mark.
+    let mut marks = Segment::new(4096);
+    marks.group(&[100]).mark().mark();
+    marks.flip(marks.groups[1].0 + 20);
+    assert_eq!(marks.found(), "1, torn");
+}
+
 #[test]
 fn a_group_is_proven_by_those_that_follow_it_only() {
     let segment = three();
