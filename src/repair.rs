@@ -21,7 +21,7 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader};
 use crate::losses::{Loss, LostVersions};
-use crate::recovery::apply::{create_segment, is_new, open_root, set_aside};
+use crate::recovery::apply::{check_name_is_free, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
 use crate::recovery::mend::{Mend, MendedSegment, Newest, Unproven, mend};
 use crate::seeded_bugs::SeededBug;
@@ -401,7 +401,10 @@ impl Repair<'_> {
 
     fn new_segment(&mut self, header: &SegmentHeader) -> Result<()> {
         if !self.dry_run {
-            self.with_spares_room(|| create_segment(&**self.dir, header))?;
+            check_name_is_free(&**self.dir, header.first_position)?;
+            self.put(header.first_position, header.segment_bytes.into(), |file| {
+                write_all_at(file, &header.encode()[..], 0)
+            })?;
         }
         let path = self.dir.path().join(names::segment(header.first_position));
         let what = "the newest segment cannot be gone on with; the log goes on in this one";
@@ -501,7 +504,7 @@ impl Repair<'_> {
                     }
                     _ => e,
                 })
-                .at(&path, "writing the segment that takes the place of a damaged one")
+                .at(&path, "writing a segment")
         })
     }
 

@@ -675,3 +675,34 @@ fn a_spare_gives_way_to_a_repair() {
         "{error}: {message}"
     );
 }
+
+/// What needs space is tried again without the spare, and must bear that at each of its operations.
+#[test]
+fn a_spare_gives_way_to_a_new_segment_at_each_operation() {
+    let disk = groups(&[1, 1, 1, 1], 40);
+    flip(&disk, starts(&disk)[1] + 60);
+    disk.write_file("segments/spare.log", &[0; 16 * 1024]).unwrap();
+    let start = disk.ops();
+    let whole = disk.fork();
+    let steps = repair(&whole, 1).unwrap().steps.len();
+    let ops = whole.ops();
+    let (expected, _) = events(&whole, false);
+    let mut done = 0;
+    for op in start..ops {
+        let disk = disk.fork();
+        disk.fail_at(op, Fault::Error(std::io::ErrorKind::StorageFull));
+        match repair(&disk, 1) {
+            Ok(report) => {
+                assert_eq!(report.steps.len(), steps, "operation {op}: {report}");
+                assert_eq!(events(&disk, false).0, expected, "operation {op}");
+                done += 1;
+            }
+            Err(error) => assert!(error.is_storage_full(), "operation {op}: {error}"),
+        }
+        assert!(
+            !disk.files().iter().any(|file| file.ends_with(".tmp")),
+            "operation {op}: {disk:?}"
+        );
+    }
+    assert!(done > 10, "{done} of {}", ops - start);
+}

@@ -257,15 +257,10 @@ pub(crate) fn make_durable(dir: &dyn Dir, unproven: Unproven) -> Result<()> {
 }
 
 /// Makes the file of a segment without groups, as a roll does.
-pub(crate) fn create_segment(dir: &dyn Dir, header: &SegmentHeader) -> Result<()> {
+fn create_segment(dir: &dyn Dir, header: &SegmentHeader) -> Result<()> {
+    check_name_is_free(dir, header.first_position)?;
     let name = names::segment(header.first_position);
     let path = dir.path().join(&name);
-    match dir.len_of(&name) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        // A rename would replace it.
-        Ok(_) => return Err(damaged(path, 0, None, "segment in the place of the one to be made")),
-        Err(e) => return Err(Error::io(path, "looking for a segment", e)),
-    }
     let prepared =
         prepare::allocate(dir, names::NEXT_UNFINISHED, header.segment_bytes.into()).at(&path, "creating a segment")?;
     write_all_at(&*prepared.file, &header.encode()[..], 0)
@@ -273,6 +268,17 @@ pub(crate) fn create_segment(dir: &dyn Dir, header: &SegmentHeader) -> Result<()
         .and_then(|()| dir.rename(prepared.name, &name))
         .and_then(|()| dir.sync())
         .at(&path, "creating a segment")
+}
+
+/// Refuses to make a segment at `first` where there is one: a rename would replace it.
+pub(crate) fn check_name_is_free(dir: &dyn Dir, first: Position) -> Result<()> {
+    let name = names::segment(first);
+    let path = dir.path().join(&name);
+    match dir.len_of(&name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(damaged(path, 0, None, "segment in the place of the one to be made")),
+        Err(e) => Err(Error::io(path, "looking for a segment", e)),
+    }
 }
 
 /// Recovers the end of the log, whose segments are `firsts`. `older_timestamp`, if it is known, is the time of the last event before the
