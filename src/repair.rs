@@ -10,6 +10,7 @@
 //! 4. All is read once more, and indexes and snapshots that are of no use are moved to `quarantine/`.
 //! 5. The report is written to `quarantine/`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader};
 use crate::losses::{Loss, LostVersions};
-use crate::recovery::apply::{check_name_is_free, is_new, open_root, set_aside};
+use crate::recovery::apply::{Pieces, check_name_is_free, in_memory, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
 use crate::recovery::mend::{Mend, MendedSegment, Newest, Unproven, mend};
 use crate::seeded_bugs::SeededBug;
@@ -314,8 +315,16 @@ fn repair_once(
     Ok(repair.write_report())
 }
 
-/// How much of a segment is copied at a time.
+/// How much of a file is copied at a time.
 const COPY_STEP_BYTES: usize = 1 << 20;
+
+/// The bytes of `file` from `offset` on, as many as are copied at a time; none at its end.
+fn piece_of(file: &dyn File, offset: u64) -> io::Result<Cow<'static, [u8]>> {
+    let mut bytes = vec![0; COPY_STEP_BYTES];
+    let read = read_up_to(file, &mut bytes, offset)?;
+    bytes.truncate(read);
+    Ok(Cow::Owned(bytes))
+}
 
 struct Repair<'a> {
     root: &'a Arc<dyn Dir>,
@@ -521,7 +530,11 @@ impl Repair<'_> {
 
     /// Keeps `bytes` in `quarantine/`, durably.
     fn keep(&self, name: impl Fn(u32) -> String, bytes: &[u8]) -> Result<PathBuf> {
-        self.with_spares_room(|| set_aside(self.root, &name, bytes))
+        self.keep_pieces(name, &in_memory(bytes))
+    }
+
+    fn keep_pieces(&self, name: impl Fn(u32) -> String, pieces: &Pieces<'_>) -> Result<PathBuf> {
+        self.with_spares_room(|| set_aside(self.root, &name, pieces))
     }
 
     /// Puts a segment of `bytes` in the place of the one at `first`.
@@ -570,18 +583,22 @@ impl Repair<'_> {
         let relative = damage.path.strip_prefix(self.root.path()).unwrap_or(&damage.path);
         let mut parts: Vec<_> = relative.iter().filter_map(|part| part.to_str()).collect();
         let Some(name) = parts.pop() else { return Ok(()) };
-        let read = || {
+        let open = || {
             let mut dir = Arc::clone(self.root);
             for part in &parts {
                 dir = dir.subdir(part, false)?;
             }
             let file = dir.open(name, OpenMode::Read)?;
-            let mut bytes = vec![0; usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?];
-            let read = read_up_to(&*file, &mut bytes, 0)?;
-            bytes.truncate(read);
-            Ok((dir, bytes))
+            // It may have any length, and is read through before anything is written.
+            let mut len = 0;
+            loop {
+                match piece_of(&*file, len)?.len() {
+                    0 => return Ok((dir, file, len)),
+                    read => len += read as u64,
+                }
+            }
         };
-        let (dir, bytes) = match read() {
+        let (dir, file, len) = match open() {
             Ok(found) => found,
             Err::<_, io::Error>(error) => {
                 tracing::warn!(path = %damage.path.display(), %error, "what is of no use, and cannot be read, stays where it is");
@@ -590,13 +607,15 @@ impl Repair<'_> {
         };
         let mut quarantined = None;
         if !self.dry_run {
-            quarantined = Some(self.keep(|attempt| names::quarantined_file(name, attempt), &bytes)?);
+            let name_of = |attempt| names::quarantined_file(name, attempt);
+            quarantined = Some(self.keep_pieces(name_of, &|offset| piece_of(&*file, offset))?);
             dir.remove(name)
                 .and_then(|()| dir.sync())
                 .at(&damage.path, "removing what was copied to quarantine")?;
         }
         let path = damage.path.clone();
-        self.step(RepairAction::Moved, path, (0, bytes.len()), &damage.what, quarantined);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.step(RepairAction::Moved, path, (0, len), &damage.what, quarantined);
         Ok(())
     }
 

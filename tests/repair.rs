@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use annals::OpenMode as OpenFor;
-use annals::sim::{CrashMode, Environment, Fault, File, OpenMode, SimDisk, verify_in};
-use annals::{Batch, Error, ExpectedVersion, Loss, NewEvent, Read, RepairOptions, RepairReport, repair_in};
+use annals::sim::{CrashMode, Dir, Environment, Fault, File, OpenMode, SimDisk, verify_in};
+use annals::{
+    Batch, Error, ExpectedVersion, Loss, NewEvent, Read, RepairAction, RepairOptions, RepairReport, repair_in,
+};
 use common::hurt::{Sample, Stored, damage, degraded, open, options, sample};
+use common::noted::{Notes, Noting};
 use common::{Rng, effort};
 
 fn repair(disk: &SimDisk, seed: u64) -> annals::Result<RepairReport> {
@@ -674,6 +677,36 @@ fn a_spare_gives_way_to_a_repair() {
         error.to_string().contains(FIRST) && message.contains("it takes 16384 bytes"),
         "{error}: {message}"
     );
+}
+
+/// What is moved to `quarantine/` may have any length: nobody takes memory for all of it.
+#[test]
+fn what_is_moved_aside_is_copied_in_pieces() {
+    let sample = sample(3, 10, false);
+    let log = open(&sample.disk, options(), 1).unwrap();
+    let (stream, version, _) = &sample.events[&1];
+    log.save_snapshot(stream, (*version).into(), 0, b"state").unwrap();
+    log.close().unwrap();
+    let files = sample.disk.files();
+    let path = files.iter().find(|file| file.ends_with(".snap")).unwrap();
+    let mut bytes = sample.disk.read_file(path).unwrap();
+    bytes.extend((0..3_000_000u32).flat_map(u32::to_le_bytes));
+    sample.disk.write_file(path, &bytes).unwrap();
+    for dry_run in [true, false] {
+        let notes = Arc::new(Notes::default());
+        let root: Arc<dyn Dir> = Arc::new(Noting(sample.disk.root(), Arc::clone(&notes)));
+        let options = RepairOptions::new().dry_run(dry_run);
+        let report = repair_in(&root, &options, &Environment::deterministic(1), |_| ()).unwrap();
+        let [step] = &report.steps[..] else { panic!("{report}") };
+        assert_eq!((step.action, step.len), (RepairAction::Moved, bytes.len() as u64));
+        if let Some(kept) = &step.quarantined {
+            let kept = kept.strip_prefix("/sim").unwrap().to_str().unwrap();
+            assert!(sample.disk.read_file(kept).unwrap() == bytes, "a copy of all of it");
+        }
+        let longest = *notes.longest_reads.lock().values().max().unwrap();
+        assert!(longest <= 1 << 20, "{longest} bytes at once, dry run {dry_run}");
+    }
+    assert_eq!(sample.disk.read_file(path), None);
 }
 
 /// What needs space is tried again without the spare, and must bear that at each of its operations.

@@ -10,6 +10,7 @@
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -930,8 +931,11 @@ fn quarantine(
     }
 }
 
-/// Keeps `bytes` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
-pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes: &[u8]) -> Result<PathBuf> {
+/// Bytes that are kept aside, piece by piece: those from an offset on, none at the end.
+pub(crate) type Pieces<'a> = dyn Fn(u64) -> io::Result<Cow<'a, [u8]>> + 'a;
+
+/// Keeps `pieces` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
+pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, pieces: &Pieces<'_>) -> Result<PathBuf> {
     let dir = quarantine_folder(root)?;
     let mut attempt = 0;
     loop {
@@ -942,9 +946,9 @@ pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes
                 let file = dir
                     .open(&name, OpenMode::ReadWrite)
                     .at(&path, "opening a file in quarantine")?;
-                if is_same(&*file, bytes).at(&path, "reading a file in quarantine")? {
+                if is_same(&*file, pieces).at(&path, "reading a file in quarantine")? {
                     // It may be there, and not be durable: what a sync failed for is written again.
-                    write_all_at(&*file, bytes, 0)
+                    write_pieces(&*file, pieces)
                         .and_then(|()| file.sync_data())
                         .and_then(|()| dir.sync())
                         .at(&path, "writing a file in quarantine")?;
@@ -954,10 +958,30 @@ pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, bytes
             }
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
-                fill_in_quarantine(&*dir, &name, file, bytes).at(&path, "writing a file in quarantine")?;
+                fill_in_quarantine(&*dir, &name, file, pieces).at(&path, "writing a file in quarantine")?;
                 return Ok(path);
             }
         }
+    }
+}
+
+/// Bytes that are in memory, as one piece.
+pub(crate) fn in_memory<'a>(bytes: &'a [u8]) -> impl Fn(u64) -> io::Result<Cow<'a, [u8]>> {
+    |offset| {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(Cow::Borrowed(bytes.get(offset..).unwrap_or_default()))
+    }
+}
+
+fn write_pieces(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<()> {
+    let mut offset = 0;
+    loop {
+        let piece = pieces(offset)?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        write_all_at(file, &piece, offset)?;
+        offset += piece.len() as u64;
     }
 }
 
@@ -970,9 +994,9 @@ fn quarantine_folder(root: &Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
     Ok(dir)
 }
 
-/// Writes `bytes` to `file`, which was just created as `name`, durably.
-fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, bytes: &[u8]) -> io::Result<()> {
-    let written = write_all_at(&*file, bytes, 0)
+/// Writes `pieces` to `file`, which was just created as `name`, durably.
+fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, pieces: &Pieces<'_>) -> io::Result<()> {
+    let written = write_pieces(&*file, pieces)
         .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
         .and_then(|()| dir.sync());
     if written.is_err() {
@@ -984,13 +1008,20 @@ fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, bytes: &[u
 }
 
 /// Whether `file` has just these bytes.
-fn is_same(file: &dyn File, bytes: &[u8]) -> io::Result<bool> {
-    if file.len()? != bytes.len() as u64 {
-        return Ok(false);
+fn is_same(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<bool> {
+    let mut offset = 0;
+    loop {
+        let piece = pieces(offset)?;
+        if piece.is_empty() {
+            return Ok(file.len()? == offset);
+        }
+        let mut there = vec![0; piece.len()];
+        let read = read_up_to(file, &mut there, offset)?;
+        if there[..read] != *piece {
+            return Ok(false);
+        }
+        offset += piece.len() as u64;
     }
-    let mut there = vec![0; bytes.len()];
-    let read = read_up_to(file, &mut there, 0)?;
-    Ok(read == bytes.len() && there == bytes)
 }
 
 fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
@@ -1003,7 +1034,7 @@ fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes:
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
             other => {
                 let file = other.at(&path, "creating a file in quarantine")?;
-                fill_in_quarantine(&*dir, &name, file, bytes).at(&path, "writing a file in quarantine")?;
+                fill_in_quarantine(&*dir, &name, file, &in_memory(bytes)).at(&path, "writing a file in quarantine")?;
                 return Ok(path);
             }
         }

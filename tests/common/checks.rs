@@ -9,7 +9,7 @@ use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Verdict, Version};
 
 use super::gated::{Hold, gated};
-use super::noted::{Noting, Pages};
+use super::noted::{Notes, Noting};
 use super::{Checked, Fate, Found, Oracle, Rng, batch_of, copy, ensure, open, places, snapshot_bytes, whole_log};
 
 /// A promise, and the check of it.
@@ -720,10 +720,10 @@ pub(crate) fn a_page_with_durable_events_is_not_written_again(seed: u64) -> Chec
         } else {
             Durability::Sync
         });
-    let pages = Pages::default();
+    let notes = Arc::new(Notes::default());
     let mut marks = Vec::new();
     for round in 1..=3 {
-        let root = Arc::new(Noting(disk.root(), Arc::clone(&pages)));
+        let root = Arc::new(Noting(disk.root(), Arc::clone(&notes)));
         let log = Log::open_in(root, options.clone(), Environment::deterministic(round))
             .map_err(|error| format!("open succeeds: {error:?}"))?;
         // The last one fills its page to the end.
@@ -733,13 +733,13 @@ pub(crate) fn a_page_with_durable_events_is_not_written_again(seed: u64) -> Chec
                 .map_err(|error| format!("append succeeds: {error:?}"))?;
         }
         log.close().map_err(|error| format!("close succeeds: {error:?}"))?;
-        marks.extend(pages.lock().keys().next_back().copied());
+        marks.extend(notes.pages.lock().keys().next_back().copied());
     }
     // The next open writes the mark again, which nothing after it has called durable: the last page, and no event in it.
     for mark in marks {
-        pages.lock().remove(&mark);
+        notes.pages.lock().remove(&mark);
     }
-    let written: Vec<_> = pages.lock().clone().into_iter().collect();
+    let written: Vec<_> = notes.pages.lock().clone().into_iter().collect();
     ensure!(written.len() >= 12, "the test writes pages: {written:?}");
     ensure!(
         written.iter().all(|&(_, count)| count == 1),

@@ -1,4 +1,4 @@
-//! A disk that notes which pages of the first segment are written.
+//! A disk that notes which pages of the first segment are written, and how much is read at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,24 +8,33 @@ use std::sync::Arc;
 use annals::sim::{Bytes, Dir, Entry, File, Lock, OpenMode};
 use parking_lot::Mutex;
 
-/// How often each page of a segment was written.
-pub(crate) type Pages = Arc<Mutex<BTreeMap<u64, u32>>>;
+/// What was done.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// How often each page of the first segment was written.
+    pub(crate) pages: Mutex<BTreeMap<u64, u32>>,
+    /// By file, the most bytes that were asked for at once.
+    pub(crate) longest_reads: Mutex<BTreeMap<String, usize>>,
+}
 
-/// A folder that notes what is written to the segments in it.
+/// A folder that notes what is done to the files in it.
 #[derive(Debug)]
-pub(crate) struct Noting(pub(crate) Arc<dyn Dir>, pub(crate) Pages);
+pub(crate) struct Noting(pub(crate) Arc<dyn Dir>, pub(crate) Arc<Notes>);
 
 #[derive(Debug)]
-struct NotingFile(Arc<dyn File>, Pages);
+struct NotingFile {
+    below: Arc<dyn File>,
+    name: String,
+    notes: Arc<Notes>,
+}
 
 impl Dir for Noting {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let file = self.0.open(name, mode)?;
-        Ok(if name.ends_with("1.log") {
-            Arc::new(NotingFile(file, Arc::clone(&self.1)))
-        } else {
-            file
-        })
+        Ok(Arc::new(NotingFile {
+            below: self.0.open(name, mode)?,
+            name: name.to_owned(),
+            notes: Arc::clone(&self.1),
+        }))
     }
 
     fn subdir(&self, name: &str, create: bool) -> io::Result<Arc<dyn Dir>> {
@@ -59,36 +68,41 @@ impl Dir for Noting {
 
 impl File for NotingFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        let mut reads = self.notes.longest_reads.lock();
+        let longest = reads.entry(self.name.clone()).or_default();
+        *longest = buf.len().max(*longest);
+        self.below.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let written = self.0.write_at(buf, offset)?;
-        let last = offset + written as u64 - 1;
-        let mut pages = self.1.lock();
-        for page in offset / 4096..=last / 4096 {
-            *pages.entry(page).or_default() += 1;
+        let written = self.below.write_at(buf, offset)?;
+        if self.name.ends_with("1.log") {
+            let last = offset + written as u64 - 1;
+            let mut pages = self.notes.pages.lock();
+            for page in offset / 4096..=last / 4096 {
+                *pages.entry(page).or_default() += 1;
+            }
         }
         Ok(written)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.below.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.below.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.below.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
+        self.below.allocate(len)
     }
 
     fn map(&self, len: usize) -> io::Result<Bytes> {
-        self.0.map(len)
+        self.below.map(len)
     }
 }
