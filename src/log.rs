@@ -212,15 +212,22 @@ impl Log {
         let is_read_only = options.mode == OpenMode::ReadOnlyDegraded;
         let may_be_damaged = is_read_only || options.mode == OpenMode::Degraded;
         let is_degraded = may_be_damaged && (read_meta(&*root).is_err() || !is_new(&*root)?);
-        let mut recovered = if is_degraded {
-            recover_degraded(&root, &options, &environment)?
+        let recovered = if is_degraded {
+            recover_degraded(&root, &options, &environment)
         } else {
-            recover(&root, &options, &environment)?
+            recover(&root, &options, &environment)
         };
+        // A writer that has come since may have changed what was read.
+        if is_read_only && root.is_locked(names::LOCK).at(&lock_path, "asking for the lock")? {
+            return Err(Error::Locked { path: lock_path });
+        }
+        let mut recovered = recovered?;
         if is_read_only {
-            recovered.report.quarantined = None;
             let path = root.path().to_owned();
             recovered.no_appends = Some(Error::ReadOnly { path });
+            recovered.report.read_only = true;
+            // All of that is in memory only.
+            (recovered.report.quarantined, recovered.report.removed) = (None, None);
         }
         let report = recovered.report.clone();
         let dir = recovered.segments_dir;

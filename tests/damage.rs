@@ -770,19 +770,22 @@ fn an_unfinished_roll_with_a_bad_header_is_removed_and_told() {
         disk.write_file(active, &with_page(&vec![0; len], &page)).unwrap();
         let report = on_files(&disk, |path| annals::verify(path, |_| ()).unwrap());
         assert_eq!(report.verdict, Some(Verdict::Clean));
-        for mode in [OpenMode::ReadOnly, OpenMode::Degraded, OpenMode::ReadWrite] {
+        use OpenMode::{Degraded, ReadOnly, ReadOnlyDegraded, ReadWrite};
+        for mode in [ReadOnly, ReadOnlyDegraded, Degraded, ReadWrite] {
+            let is_read_only = matches!(mode, ReadOnly | ReadOnlyDegraded);
             let disk = copy(&disk);
             let log = open(&disk, &options().mode(mode), 9).unwrap();
             assert_eq!(log.last_position().get(), last, "{mode:?}");
             let report = log.recovery();
             assert_eq!((report.verdict, report.cut_bytes), (Verdict::Clean, 0));
+            assert_eq!(report.read_only, is_read_only, "{mode:?}");
             let kept = report.removed.as_ref().map(|path| {
                 let path = path.strip_prefix("/sim").unwrap().to_str().unwrap();
                 disk.read_file(path).unwrap()
             });
-            let is_kept = mode != OpenMode::ReadOnly && page[0] != 0;
+            let is_kept = !is_read_only && page[0] != 0;
             assert!(kept == is_kept.then(|| page.clone()), "{mode:?}");
-            assert_eq!(disk.read_file(active).is_some(), mode == OpenMode::ReadOnly);
+            assert_eq!(disk.read_file(active).is_some(), is_read_only, "{mode:?}");
         }
     }
 }

@@ -496,3 +496,18 @@ fn who_only_reads_sees_the_same_and_changes_nothing() {
         assert!(matches!(beside, Err(Error::Locked { .. })), "{beside:?}");
     }
 }
+
+/// A writer that opens the log while it is being read, here as the time for the header of a new segment is asked for, may change what was read.
+#[test]
+fn who_only_reads_is_told_of_a_writer_that_comes_meanwhile() {
+    let disk = log_of(&[("x", 1), ("x", 1), ("x", 1)], 10);
+    spoil(&disk, 2);
+    let root = disk.root();
+    let lock = Mutex::new(None);
+    let environment = Environment::deterministic(1).with_clock(move || {
+        lock.lock().unwrap().get_or_insert_with(|| root.lock("LOCK").unwrap());
+        annals::Timestamp::from_micros(0)
+    });
+    let found = Log::open_in(disk.root(), options().mode(OpenMode::ReadOnlyDegraded), environment).map(drop);
+    assert!(matches!(found, Err(Error::Locked { .. })), "{found:?}");
+}

@@ -47,8 +47,9 @@ use crate::types::{Position, Timestamp};
 pub struct RecoveryReport {
     /// What was found.
     pub verdict: Verdict,
-    /// Whether the log was opened with [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly), so that nothing was changed: what is called cut off
-    /// here is there still, and not shown.
+    /// Whether the log was opened with [`OpenMode::ReadOnly`](crate::OpenMode::ReadOnly) or
+    /// [`OpenMode::ReadOnlyDegraded`](crate::OpenMode::ReadOnlyDegraded), so that nothing was changed: what is called cut off here is there still, and
+    /// not shown.
     pub read_only: bool,
     /// Bytes that were cut off behind the last whole group.
     pub cut_bytes: u64,
