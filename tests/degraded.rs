@@ -511,3 +511,28 @@ fn who_only_reads_is_told_of_a_writer_that_comes_meanwhile() {
     let found = Log::open_in(disk.root(), options().mode(OpenMode::ReadOnlyDegraded), environment).map(drop);
     assert!(matches!(found, Err(Error::Locked { .. })), "{found:?}");
 }
+
+/// The first of two opens is killed, anywhere: what it made may have its name only in memory, and the second one lets events stand on it.
+#[test]
+fn an_event_in_a_segment_that_a_killed_open_made_survives_a_power_cut() {
+    let disk = log_of(&[("x", 1), ("x", 1), ("x", 1)], 10);
+    spoil(&disk, 2);
+    let killed = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&killed);
+    disk.watch(move |cut| noted.lock().unwrap().push(cut.kill()));
+    drop(open(&disk, degraded(), 1).unwrap());
+    disk.unwatch();
+    let killed = std::mem::take(&mut *killed.lock().unwrap());
+    let new = "segments/00000000000000000004.log";
+    assert!(killed.iter().any(|disk| disk.read_file(new).is_some()));
+    for (op, disk) in killed.iter().enumerate() {
+        let log = open(disk, degraded(), 2).unwrap();
+        log.append("new", ExpectedVersion::NoStream, &[NewEvent::new("t", "kept")])
+            .unwrap();
+        for mode in CrashMode::ALL {
+            let log = open(&disk.crash_with(mode), degraded(), 3).unwrap();
+            let version = log.stream_version("new").unwrap();
+            assert_eq!(version.get(), 1, "killed at {op}, {mode:?}");
+        }
+    }
+}
