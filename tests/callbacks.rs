@@ -212,6 +212,30 @@ fn a_subscriber_may_append_and_close_when_it_hears_that_a_write_failed() {
     }
 }
 
+/// The committing thread led when the write failed. If it told the subscriber itself, the batch of that one would wait for the same thread.
+#[test]
+fn a_subscriber_may_wait_for_the_thread_that_had_led() {
+    let _alone = alone();
+    for threads in [true, false] {
+        within_a_minute(move || {
+            let (log, gate) = gated_log(threads);
+            let (tell, told) = mpsc::channel();
+            let (again, writes) = (log.clone(), Arc::clone(&gate));
+            hook(move || {
+                writes.fail_direct_writes(None);
+                let ticket = again.append_async(&one("of the subscriber")).unwrap();
+                tell.send(ticket.wait().map(drop)).unwrap();
+            });
+            gate.fail_direct_writes(Some(ErrorKind::StorageFull));
+            let failed = log.append_async(&one("fails")).unwrap().wait();
+            assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+            told.recv().unwrap().unwrap();
+            assert_eq!(log.last_position().get(), 1);
+            log.close().unwrap();
+        });
+    }
+}
+
 /// Panics at this warning and at each that comes after it.
 fn panic_always() {
     hook(panic_always);
