@@ -1,5 +1,5 @@
-//! A call that fails, in each way, at every operation of workloads that roll, reopen and save snapshots; then a power cut. And three histories
-//! that lost something once.
+//! A call that fails, in each way, at every operation of workloads that roll, reopen and save snapshots; then a power cut. And histories
+//! that lost something, or were refused, once.
 //!
 //! The simulation (`tests/simulation/`) draws which calls fail: it meets more mixtures, and no single place for certain. What it does
 //! have at every operation, power cuts and kills, is there and not here. Processes that are killed for real are in `tests/kill.rs`.
@@ -13,7 +13,7 @@ mod common;
 use std::io::ErrorKind;
 
 use annals::sim::{CrashMode, Environment, Fault, SimDisk};
-use annals::{Durability, Error, Log, Options, Read, Timestamp, Verdict, Version};
+use annals::{Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Timestamp, Verdict, Version};
 use common::{
     Checked, Fate, Found, Oracle, Part, Rng, batch_of, copy, effort, ensure, open, places, snapshot_bytes, whole_log,
 };
@@ -779,6 +779,30 @@ fn timestamps_never_decrease_though_the_newest_segment_has_no_event() {
             let log = open(&disk, &options, 2).unwrap();
             append(&log).unwrap();
             whole_log(&log).unwrap_or_else(|message| panic!("failure {ahead} operations ahead: {message}"));
+        }
+    }
+}
+
+/// With [`Durability::Os`], a write that came short within a sector was finished by a second one, and groups followed, none of them synced. The
+/// sector may reach the disk as it was in between, and a group behind it as a whole: that is what damage looks like, and the open was refused.
+#[test]
+fn a_write_that_came_short_is_synced_before_anything_is_written_behind_it() {
+    let options = Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
+    for seed in 0..100 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk, &options, 1).unwrap();
+        let append = || log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 700])]);
+        append().unwrap();
+        let op = disk.ops();
+        disk.fail_at(op, Fault::ShortWrite);
+        append().unwrap();
+        assert_eq!(disk.ops() - op, 3, "two writes, and a sync");
+        for _ in 0..3 {
+            append().unwrap();
+        }
+        for state in 0..10 {
+            let found = open(&disk.crash(), &options, 2);
+            assert!(found.is_ok(), "seed {seed}, state {state}: {:?}", found.map(drop));
         }
     }
 }
