@@ -71,6 +71,58 @@ fn a_power_cut_during_a_roll_is_never_damage() {
     }
 }
 
+/// Where a roll was cut off in the middle of its seal, the successor says which position comes next: no event is cut off. An open for writing
+/// said so, and a reader said that one was.
+#[cfg(feature = "sim")]
+#[test]
+fn a_torn_seal_is_no_lost_event_for_a_reader() {
+    use annals::sim::{Environment, SimDisk};
+    use annals::{OpenMode, Verdict};
+
+    let mut torn = 0;
+    for len in (1000..1500).step_by(8) {
+        let disk = SimDisk::new(1);
+        let open = |disk: &SimDisk, mode| {
+            let options = Options::new().segment_bytes(16 * 1024).mode(mode);
+            Log::open_in(disk.root(), options, Environment::deterministic(1)).unwrap()
+        };
+        let log = open(&disk, OpenMode::ReadWrite);
+        let (data, mut last) = (vec![7; len], 0);
+        while log.stat().unwrap().segments == 1 {
+            let event = [NewEvent::new("t", &data)];
+            let appended = log.append("s", ExpectedVersion::Any, &event).unwrap();
+            last = appended.last_position.get();
+        }
+        let disk = disk.kill();
+        // As before the first group of the successor was written, and with half of the seal.
+        let (full, next) = ("segments/00000000000000000001.log", format!("segments/{last:020}.log"));
+        let mut bytes = disk.read_file(&next).unwrap();
+        bytes[4096..].fill(0);
+        disk.write_file(&next, &bytes).unwrap();
+        let mut bytes = disk.read_file(full).unwrap();
+        let is_header = |&at: &usize| bytes[at + 4..].starts_with(b"GRP\x01");
+        let seal = (4096..bytes.len() - 40).rfind(is_header).unwrap();
+        let sector = (seal + 1).next_multiple_of(512);
+        if bytes[sector..].iter().all(|&byte| byte == 0) {
+            continue;
+        }
+        torn += 1;
+        bytes[sector..].fill(0);
+        disk.write_file(full, &bytes).unwrap();
+        for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+            let log = open(&disk, mode);
+            let found = log.recovery();
+            let expected = (Verdict::TornTail, None, last - 1);
+            assert_eq!(
+                (found.verdict, found.cut_positions, found.last_position.get()),
+                expected,
+                "{mode:?}, {len} bytes"
+            );
+        }
+    }
+    assert!(torn > 1, "{torn} seals in two sectors");
+}
+
 /// A seal took the time of the log's last event, which may be one of the next segment: the index then differed from one made anew,
 /// and `verify` called it damage.
 #[test]
