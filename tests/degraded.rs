@@ -536,3 +536,13 @@ fn an_event_in_a_segment_that_a_killed_open_made_survives_a_power_cut() {
         }
     }
 }
+
+/// A segment that would have been made is in memory: a handle that is printed must not be as long.
+#[test]
+fn a_handle_is_printed_without_what_is_in_memory() {
+    let disk = log_of(&[("x", 1), ("x", 1), ("x", 1)], 10);
+    spoil(&disk, 2);
+    let log = open(&disk, options().mode(OpenMode::ReadOnlyDegraded), 1).unwrap();
+    let printed = format!("{log:?}").len();
+    assert!(printed < 16 * 1024, "{printed} characters");
+}
