@@ -288,13 +288,20 @@ impl Log {
             let writer = SegmentWriter::new(active.file, direct, image, active.header.group_align, active.end)
                 .at(&dir.path().join(name), "taking memory for a page")?;
             let recovered = Recovered {
-                active: ActiveSegment::new(segment, active.header, index, active.image, active.end, generation),
+                active: ActiveSegment::new(
+                    segment,
+                    active.header,
+                    index,
+                    active.image,
+                    active.end,
+                    recovered.is_marked,
+                    generation,
+                ),
                 writer,
                 log_id: recovered.log_id,
                 generation,
                 last_position: report.last_position,
                 last_timestamp: recovered.last_timestamp,
-                unmarked: !recovered.is_marked,
             };
             let appender = Arc::new(Appender::new(
                 dir,
@@ -308,7 +315,6 @@ impl Log {
                 let crew = Crew::start(&appender).at(root.path(), "starting a thread")?;
                 appender.maintain(Work::Prepare);
                 appender.maintain(Work::MakeIndexes);
-                appender.maintain(Work::MarkWhenIdle);
                 Some(crew)
             } else {
                 None
@@ -747,7 +753,7 @@ impl Log {
     }
 
     /// What appends; an error if the log was not opened for that.
-    fn appender(&self) -> Result<&Appender> {
+    pub(crate) fn appender(&self) -> Result<&Appender> {
         match &self.0.access {
             Access::ReadWrite(appender) => Ok(appender),
             Access::NoAppends(error) => self.check_open().and(Err(error.clone())),

@@ -30,6 +30,8 @@ pub(crate) struct ActiveSegment {
     generation: Generation,
     /// Where the last closed group ends.
     end: usize,
+    /// Whether marks are the last closed group, or there is nothing to be marked.
+    is_marked: bool,
     open: Option<OpenGroup>,
 }
 
@@ -59,13 +61,14 @@ pub(crate) struct ClosedGroup {
 }
 
 impl ActiveSegment {
-    /// A segment whose image is filled, and frozen, up to `end`.
+    /// A segment whose image is filled, and frozen, up to `end`; `is_marked` as a scan says it.
     pub(crate) fn new(
         segment: Arc<Segment>,
         header: SegmentHeader,
         index: Arc<RwLock<ActiveIndex>>,
         image: ImageWriter,
         end: usize,
+        is_marked: bool,
         generation: Generation,
     ) -> Self {
         Self {
@@ -77,6 +80,7 @@ impl ActiveSegment {
             record_seed: header.record_seed(generation),
             generation,
             end,
+            is_marked,
             open: None,
         }
     }
@@ -101,6 +105,7 @@ impl ActiveSegment {
             index,
             image,
             encoded.len(),
+            true,
             generation,
         ))
     }
@@ -210,6 +215,7 @@ impl ActiveSegment {
         };
         self.image.put(open.offset, &header.encode(self.group_seed));
         self.freeze(open.end);
+        self.is_marked = false;
         Some(ClosedGroup {
             offset: open.offset,
             end: open.end,
@@ -230,6 +236,7 @@ impl ActiveSegment {
         while marks.end <= next_sector && !SeededBug::MarkBesideEvents.is_on() {
             marks.end = self.add_control(&[], last, last).end;
         }
+        self.is_marked = true;
         marks
     }
 
@@ -277,11 +284,12 @@ impl ActiveSegment {
         }
     }
 
-    /// Whether the marks of [`ActiveSegment::add_marks`], and then still a seal, fit.
-    pub(crate) fn fits_marks(&self) -> bool {
+    /// Whether the marks of [`ActiveSegment::add_marks`] are missing, and fit, and then still a seal.
+    pub(crate) fn takes_marks(&self) -> bool {
         let align = self.header.group_align as usize;
         let marks_end = group_offset(self.end.next_multiple_of(SECTOR_BYTES), align) + GROUP_HEADER_BYTES;
-        group_offset(marks_end, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
+        !self.is_marked
+            && group_offset(marks_end, align) + GROUP_HEADER_BYTES + SEAL_BYTES <= self.header.segment_bytes as usize
     }
 
     /// The time of the last event in this segment.

@@ -39,7 +39,7 @@ use std::time::Duration;
 use super::active::{ActiveSegment, ClosedGroup};
 use super::batch::Batch;
 use super::gate::Gate;
-use super::maintenance::Work;
+use super::maintenance::{IDLE, RETRY_MAX, Work};
 use super::segment_writer::{SegmentWriter, WriteFailure};
 use super::ticket::{Places, Ticket};
 use super::wake::{Notes, WakeWork, wake};
@@ -138,14 +138,14 @@ struct Placing {
     waiting: usize,
     flush_wanted: bool,
     mark_wanted: bool,
-    /// Whether there are groups that no mark follows.
-    unmarked: bool,
     closed: bool,
     poisoned: Option<Error>,
     /// Why what was acknowledged by the operating system alone could not be made durable, when that was tried last.
     flush_failure: Option<Error>,
     /// Counts batches; tells whether the log has been idle.
     batches: u64,
+    /// That count when the maintenance thread last asked whether the log is idle; `None` if it sleeps until it is told that a mark is owed.
+    asked_at: Option<u64>,
     /// Versions of the streams of the batch at hand; kept to save its memory.
     versions: Vec<(Version, Option<Position>)>,
 }
@@ -187,7 +187,6 @@ pub(crate) struct Recovered {
     pub(crate) generation: Generation,
     pub(crate) last_position: Position,
     pub(crate) last_timestamp: Timestamp,
-    pub(crate) unmarked: bool,
 }
 
 impl Appender {
@@ -206,7 +205,6 @@ impl Appender {
             generation,
             last_position,
             last_timestamp,
-            unmarked,
         } = recovered;
         let placing = Placing {
             active,
@@ -227,11 +225,12 @@ impl Appender {
             waiting: 0,
             flush_wanted: false,
             mark_wanted: false,
-            unmarked,
             closed: false,
             poisoned: None,
             flush_failure: None,
             batches: 0,
+            // The thread begins by asking: what an earlier process left may have no mark.
+            asked_at: Some(0),
             versions: Vec::new(),
         };
         Self {
@@ -433,7 +432,6 @@ impl Appender {
             .map_err(|e| Error::io(self.dir.path(), "taking memory for a segment", e))?;
         let mut segment = std::mem::replace(&mut placing.active, next);
         let last = segment.close_group(self.durable_position());
-        placing.unmarked |= last.is_some();
         placing.rolled = Some(Rolled { segment, last });
         Ok(())
     }
@@ -519,7 +517,15 @@ impl Appender {
         if placing.waiting > 0 {
             self.room.notify_all();
         }
+        // Whatever was done last: a group, a roll, taking something back.
+        let nobody_asks = placing.asked_at.is_none() && self.owes_mark(&placing);
+        if nobody_asks {
+            placing.asked_at = Some(placing.batches);
+        }
         drop(placing);
+        if nobody_asks {
+            self.maintain(Work::MarkWhenIdle);
+        }
         self.tell(notes);
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -590,10 +596,6 @@ impl Appender {
         }
         if let Some(mut group) = placing.active.close_group(self.durable_position()) {
             group.sync |= std::mem::take(&mut placing.flush_wanted);
-            let was_marked = !std::mem::replace(&mut placing.unmarked, true);
-            if was_marked && let Some(threads) = self.threads.get() {
-                drop(threads.maintain.send(Work::MarkWhenIdle));
-            }
             return Some(Job::Write(group));
         }
         let last = Position::new(placing.next_position.get() - 1);
@@ -601,10 +603,7 @@ impl Appender {
         if std::mem::take(&mut placing.flush_wanted) || (placing.mark_wanted && not_durable) {
             return Some(Job::Flush);
         }
-        // Of a segment without events a mark would say nothing that the seal before it does not.
-        let has_events = !placing.active_is_empty();
-        if std::mem::take(&mut placing.mark_wanted) && placing.unmarked && has_events && placing.active.fits_marks() {
-            placing.unmarked = false;
+        if std::mem::take(&mut placing.mark_wanted) && placing.active.takes_marks() {
             return Some(Job::Write(placing.active.add_marks(last)));
         }
         None
@@ -851,12 +850,12 @@ impl Appender {
         placing.generation = Generation::after(placing.generation.ordinal, nonce(&self.environment))
             .ok_or_else(|| io::Error::other("the generations of the log are used up"))?;
         placing.next_position = found.last_position.next();
-        placing.unmarked = !found.is_marked;
         let index = Arc::new(RwLock::new(builder.finish(end)));
         let segment = Arc::clone(&placing.active.segment);
         segment.replace(header, Arc::clone(image.image()), Arc::clone(&index));
         committing.writer.set_image(Arc::clone(image.image()));
-        placing.active = ActiveSegment::new(segment, header, index, image, end, placing.generation);
+        let generation = placing.generation;
+        placing.active = ActiveSegment::new(segment, header, index, image, end, found.is_marked, generation);
         Ok(())
     }
 
@@ -941,18 +940,39 @@ impl Appender {
         }
     }
 
-    /// Count of batches so far.
-    pub(crate) fn batch_count(&self) -> u64 {
-        self.placing.lock().batches
+    /// Whether a mark would say something that nothing says yet, or the sync before it make something durable.
+    fn owes_mark(&self, placing: &Placing) -> bool {
+        let not_durable = self.durable_position().next() < placing.next_position;
+        !placing.closed && placing.poisoned.is_none() && (not_durable || placing.active.takes_marks())
     }
 
-    /// Writes a mark behind the last group, unless there is one or others are at work.
+    /// Writes a mark behind the last group, if one is owed and nobody is at work.
     pub(crate) fn mark(&self) {
         let mut placing = self.placing.lock();
-        if placing.unmarked && !placing.closed && placing.poisoned.is_none() && placing.committing.is_some() {
+        if placing.committing.is_some() && self.owes_mark(&placing) {
             placing.mark_wanted = true;
             self.leave(placing, true);
         }
+    }
+
+    /// What the maintenance thread asks, having `waited`: writes a mark, if one is owed and nothing has been appended meanwhile. Returns when
+    /// to ask again; `None`: not before [`Work::MarkWhenIdle`].
+    pub(crate) fn mark_if_idle(&self, waited: Duration) -> Option<Duration> {
+        let mut placing = self.placing.lock();
+        let batches = placing.batches;
+        let is_idle = placing.asked_at.replace(batches) == Some(batches);
+        if is_idle {
+            drop(placing);
+            self.mark();
+            placing = self.placing.lock();
+        }
+        // Who leads looks in the end whether one is owed.
+        if placing.committing.is_none() || !self.owes_mark(&placing) {
+            placing.asked_at = None;
+            return None;
+        }
+        // A mark that failed is not tried again at once: a disk that is full stays so for a while.
+        Some(if is_idle { (2 * waited).min(RETRY_MAX) } else { IDLE })
     }
 
     /// Accepts no more batches, waits for those under way, makes everything durable and marks it so. Without threads, there may be wakers

@@ -24,7 +24,10 @@ use crate::types::{Durability, Position};
 
 /// How long the log has to be idle before a mark is written. Long enough not to follow every single append of a slow writer
 /// at once, short enough for an operator's `kill` to find the mark there.
-const IDLE: Duration = Duration::from_millis(200);
+pub(super) const IDLE: Duration = Duration::from_millis(200);
+
+/// After a mark that failed it is tried again, after twice as long each time, and this at most.
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// What the maintenance thread is asked to do.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub(crate) enum Work {
     Sealed(Box<ActiveSegment>),
     /// Make index files for sealed segments that have none.
     MakeIndexes,
-    /// There are groups that no mark follows.
+    /// A mark is owed: ask from now on whether the log is idle.
     MarkWhenIdle,
     Stop,
 }
@@ -55,7 +58,7 @@ pub(crate) fn maintenance_loop(appender: &Appender, work: &Receiver<Work>) {
     Maintenance {
         appender,
         work,
-        mark_owed: None,
+        ask_after: Some(IDLE),
         spare_owed: false,
         stopped: false,
     }
@@ -65,8 +68,8 @@ pub(crate) fn maintenance_loop(appender: &Appender, work: &Receiver<Work>) {
 struct Maintenance<'a> {
     appender: &'a Appender,
     work: &'a Receiver<Work>,
-    /// Count of batches when the log was last looked at, while a mark is owed.
-    mark_owed: Option<u64>,
+    /// When to ask whether the log is idle; `None`: not before who leads says that a mark is owed.
+    ask_after: Option<Duration>,
     spare_owed: bool,
     stopped: bool,
 }
@@ -82,15 +85,16 @@ impl Maintenance<'_> {
     }
 
     fn step(&mut self) {
-        let next = if self.mark_owed.is_some() {
-            self.work.recv_timeout(IDLE)
-        } else {
-            self.work.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        let next = match self.ask_after {
+            Some(wait) => self.work.recv_timeout(wait),
+            None => self.work.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match next {
             Ok(work) => self.take(work),
             Err(RecvTimeoutError::Disconnected) => self.stopped = true,
-            Err(RecvTimeoutError::Timeout) => self.mark_if_idle(),
+            Err(RecvTimeoutError::Timeout) => {
+                self.ask_after = self.ask_after.and_then(|waited| self.appender.mark_if_idle(waited));
+            }
         }
         while std::mem::take(&mut self.spare_owed) {
             // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
@@ -107,7 +111,7 @@ impl Maintenance<'_> {
     fn take(&mut self, work: Work) {
         match work {
             Work::Stop => self.stopped = true,
-            Work::MarkWhenIdle => self.mark_owed = Some(self.appender.batch_count()),
+            Work::MarkWhenIdle => self.ask_after = Some(IDLE),
             Work::Prepare => self.spare_owed = true,
             Work::Sealed(_) => {
                 run(self.appender, work);
@@ -119,16 +123,6 @@ impl Maintenance<'_> {
                 }
                 !self.stopped
             }),
-        }
-    }
-
-    fn mark_if_idle(&mut self) {
-        let now = self.appender.batch_count();
-        if self.mark_owed == Some(now) {
-            self.mark_owed = None;
-            self.appender.mark();
-        } else {
-            self.mark_owed = Some(now);
         }
     }
 }
@@ -307,5 +301,56 @@ impl Appender {
             drop(threads.maintain.send(Work::Stop));
             drop(threads.wake.send(WakeWork::Stop));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::sim::{Fault, SimDisk};
+    use crate::{Environment, ExpectedVersion, Log, NewEvent, Options};
+
+    /// Asks as the maintenance thread does: what it waits next, and whether anything was done.
+    fn ask(log: &Log, disk: &SimDisk, waited: Duration) -> (Option<Duration>, bool) {
+        let ops = disk.ops();
+        let wait = log.appender().unwrap().mark_if_idle(waited);
+        (wait, disk.ops() > ops)
+    }
+
+    #[test]
+    fn nobody_asks_once_there_is_a_mark_and_who_leads_says_when_one_is_owed() {
+        let disk = SimDisk::new(1);
+        let options = Options::new()
+            .segment_bytes(16 * 1024)
+            .durability(Durability::Os)
+            .direct_io(false);
+        let log = Log::open_in(disk.root(), options, Environment::deterministic(1)).unwrap();
+        let append = || {
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+                .unwrap()
+        };
+
+        assert_eq!(ask(&log, &disk, IDLE), (None, false), "nothing is owed yet");
+        append();
+        append();
+        assert_eq!(ask(&log, &disk, IDLE), (Some(IDLE), false), "it was not idle");
+        assert_eq!(ask(&log, &disk, IDLE), (None, true), "it is marked");
+        assert_eq!(ask(&log, &disk, IDLE), (None, false), "once");
+
+        append();
+        for wait in [2 * IDLE, 4 * IDLE, RETRY_MAX, RETRY_MAX] {
+            // The sync before the first one does not fail.
+            let sync = u64::from(wait == 2 * IDLE);
+            disk.fail_at(disk.ops() + sync, Fault::Error(std::io::ErrorKind::StorageFull));
+            let waited = if wait == RETRY_MAX { RETRY_MAX } else { wait / 2 };
+            assert_eq!(ask(&log, &disk, waited), (Some(wait), true), "a mark failed");
+        }
+        assert_eq!(ask(&log, &disk, RETRY_MAX), (None, true), "it is marked");
+
+        let (asking, asked) = (log.clone(), disk.clone());
+        disk.watch(move |_| assert_eq!(ask(&asking, &asked, IDLE), (None, false), "somebody leads"));
+        append();
+        disk.unwatch();
+        assert_eq!(ask(&log, &disk, IDLE), (None, true), "it is marked");
     }
 }
