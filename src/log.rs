@@ -876,9 +876,6 @@ impl Handle {
         drop(lock);
         drop(ending);
         // A waker may close the log again: it gets the answer.
-        if let Some(appender) = appender {
-            appender.wake_owed();
-        }
         wake(wakers);
         closed
     }

@@ -7,10 +7,12 @@ mod common;
 use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, Once};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use annals::sim::{Environment, SimDisk};
 use annals::{Batch, Error, ExpectedVersion::Any, Log, Position};
@@ -18,7 +20,7 @@ use futures_core::Stream;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata};
 
-use common::gated::{Gate, gated};
+use common::gated::{Gate, Hold, gated};
 use common::real::{Home, event, small};
 use common::within_a_minute;
 
@@ -181,6 +183,23 @@ fn a_waker_that_the_end_of_the_log_wakes_may_close_it() {
             log.close().unwrap();
             // It is closed by then, and whoever closes it again gets the same answer.
             told.recv().unwrap().unwrap();
+        });
+    }
+}
+
+/// Without threads, a panic of the storage passed over those who were to be woken: a task that follows the log was, when the log was closed.
+#[test]
+fn a_waker_is_called_when_the_storage_panics() {
+    let _alone = alone();
+    for threads in [true, false] {
+        within_a_minute(move || {
+            let (log, gate) = gated_log(threads);
+            let (tell, told) = mpsc::channel();
+            follow(&log, move || tell.send(()).unwrap());
+            gate.panic_on(Some(Hold::Writes));
+            let led = catch_unwind(AssertUnwindSafe(|| log.append("s", Any, &[event("led")])));
+            assert!(led.is_err(), "the panic goes on where it came up: {led:?}");
+            told.recv_timeout(Duration::from_secs(20)).unwrap();
         });
     }
 }

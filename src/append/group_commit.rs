@@ -84,8 +84,6 @@ pub(crate) struct Appender {
     /// Segment files made ahead of need.
     pub(crate) prepared: Mutex<Option<Prepared>>,
     threads: OnceLock<Threads>,
-    /// Without threads: the wakers to be called once nobody leads any more.
-    owed_wakers: Mutex<Vec<Waker>>,
 }
 
 /// The ways to the background threads.
@@ -117,7 +115,7 @@ pub(crate) struct Committing {
     flush_wanted: bool,
     /// What those wait for whose batches this leader has taken to the disk, or has given up: it owes them an answer.
     owed: Vec<Arc<Gate>>,
-    /// What it has to tell once it leads no more.
+    /// What it has to tell once it leads no more, and without threads, whom it has to wake then.
     notes: Notes,
 }
 
@@ -246,7 +244,6 @@ impl Appender {
             open_callers: AtomicU32::new(0),
             prepared: Mutex::new(None),
             threads: OnceLock::new(),
-            owed_wakers: Mutex::default(),
         }
     }
 
@@ -450,29 +447,20 @@ impl Appender {
                 drop(placing);
                 Self::hand_over(threads, committing);
             }
-            None => {
-                self.lead(committing, placing, false);
-                self.wake_owed();
-            }
+            None => self.lead(committing, placing, false),
         }
     }
 
-    /// Sees that `wakers` are called, by another than the leader.
-    fn wake(&self, wakers: Vec<Waker>) {
+    /// Sees that `wakers` are called: by another thread, or once this one leads no more.
+    fn wake(&self, committing: &mut Committing, wakers: Vec<Waker>) {
         if wakers.is_empty() {
             return;
         }
         match self.threads.get() {
             // The thread lives until the log is closed, which waits until nobody leads.
             Some(threads) => drop(threads.wake.send(WakeWork::Wake(wakers))),
-            None => self.owed_wakers.lock().extend(wakers),
+            None => committing.notes.add(move || wake(wakers)),
         }
-    }
-
-    /// Without threads: calls the wakers that a leader left behind.
-    pub(crate) fn wake_owed(&self) {
-        let owed = std::mem::take(&mut *self.owed_wakers.lock());
-        wake(owed);
     }
 
     /// Sees that `notes` are told. Not by the committer thread: whoever listens may append, and wait for that thread.
@@ -611,7 +599,7 @@ impl Appender {
 
     fn write_group(&self, committing: &mut Committing, group: ClosedGroup) {
         if SeededBug::WatermarkBeforeSync.is_on() {
-            self.publish(group.last_position, group.end);
+            self.publish(committing, group.last_position, group.end);
         }
         let sync = group.sync && !(SeededBug::MarkNotSynced.is_on() && committing.owed.is_empty());
         if SeededBug::AckBeforeSync.is_on() {
@@ -626,7 +614,7 @@ impl Appender {
             self.durable.store(group.last_position.get(), Ordering::Release);
         }
         if group.sync || self.options.durability == Durability::Os {
-            self.publish(group.last_position, group.end);
+            self.publish(committing, group.last_position, group.end);
         } else {
             committing.flush_wanted = true;
         }
@@ -637,18 +625,18 @@ impl Appender {
     /// Tells everyone whom the leader owes an answer what became of their batches.
     fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
         while let Some(gate) = committing.owed.pop() {
-            self.wake(gate.open(outcome.clone()));
+            self.wake(committing, gate.open(outcome.clone()));
         }
     }
 
     /// Shows readers the last segment that was written to up to `end`, and with it `last`.
-    fn publish(&self, last: Position, end: usize) {
+    fn publish(&self, committing: &mut Committing, last: Position, end: usize) {
         // The last segment of the set is the one being written: a rolled one stays so until its seal is durable.
         if let Some(segment) = self.segments.last() {
             segment.publish(end);
         }
         if last > self.watermark.position() {
-            self.wake(self.watermark.publish(last));
+            self.wake(committing, self.watermark.publish(last));
         }
     }
 
@@ -660,7 +648,7 @@ impl Appender {
         }
         let (end, last) = (committing.writer.written_end(), committing.last_written);
         self.durable.store(last.get(), Ordering::Release);
-        self.publish(last, end);
+        self.publish(committing, last, end);
         true
     }
 
@@ -743,7 +731,7 @@ impl Appender {
             sealed_segment.publish(seal.end);
         }
         if last > self.watermark.position() {
-            self.wake(self.watermark.publish(last));
+            self.wake(committing, self.watermark.publish(last));
         }
         let rolled = {
             let mut placing = self.placing.lock();
@@ -884,7 +872,7 @@ impl Appender {
         drop(placing);
         self.answer(committing, &Err(error.clone()));
         // Readers have seen everything that is durable, or can: those who follow need not wait for more.
-        self.wake(self.watermark.fail(error));
+        self.wake(committing, self.watermark.fail(error));
     }
 
     /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only
@@ -975,8 +963,7 @@ impl Appender {
         Some(if is_idle { (2 * waited).min(RETRY_MAX) } else { IDLE })
     }
 
-    /// Accepts no more batches, waits for those under way, makes everything durable and marks it so. Without threads, there may be wakers
-    /// to be called then ([`Appender::wake_owed`]).
+    /// Accepts no more batches, waits for those under way, makes everything durable and marks it so.
     pub(crate) fn close(&self) -> Result<()> {
         let mut placing = self.placing.lock();
         placing.closed = true;

@@ -1,6 +1,6 @@
 //! Waking tasks, and telling subscribers of `tracing`. Both are a caller's code: it may block, panic, append to this very log, close it or
 //! drop its last handle. So a thread that leads, or that leading is handed to, never runs any: a thread of their own calls wakers and
-//! tells what a leader has to tell ([`Notes`]), or without threads the caller of an append once nobody leads any more.
+//! tells what a leader has to tell ([`Notes`]), or without threads the one that led, once it leads no more.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
