@@ -378,6 +378,13 @@ fn a_log_that_is_closed_under_its_appenders_keeps_what_it_said_yes_to() {
 
 #[test]
 fn opening_and_closing_at_once_from_many_threads_leaves_one_at_a_time() {
+    // A few, because some moments come only once: when the log is made.
+    for _ in 0..6 {
+        open_and_close_from_many_threads();
+    }
+}
+
+fn open_and_close_from_many_threads() {
     let home = Home::new();
     let inside = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -385,7 +392,7 @@ fn opening_and_closing_at_once_from_many_threads_leaves_one_at_a_time() {
             let (home, inside) = (&home, &inside);
             scope.spawn(move || {
                 let mut opened = 0;
-                while opened < 5 {
+                while opened < 3 {
                     match Log::open(home.log(), small()) {
                         Ok(log) => {
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
@@ -403,6 +410,6 @@ fn opening_and_closing_at_once_from_many_threads_leaves_one_at_a_time() {
         }
     });
     let log = home.open(Options::new());
-    assert_eq!(check_whole(&log).len(), 30);
-    assert_eq!(log.last_position(), Position::new(30));
+    assert_eq!(check_whole(&log).len(), 18);
+    assert_eq!(log.last_position(), Position::new(18));
 }

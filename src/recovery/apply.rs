@@ -37,7 +37,7 @@ use crate::segments::prepare;
 use crate::segments::segment::Overlay;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{
-    Bytes, Dir, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
+    Bytes, Dir, Entry, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
 };
 use crate::types::{Position, Timestamp};
 
@@ -605,11 +605,14 @@ pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
             reason,
         })
     };
-    let entries = root.list().at(root.path(), "listing the directory")?;
-    if entries.iter().any(|entry| entry.name == names::META) {
+    let list = || root.list().at(root.path(), "listing the directory");
+    let has_meta = |entries: &[Entry]| entries.iter().any(|entry| entry.name == names::META);
+    let entries = list()?;
+    if has_meta(&entries) {
         return Ok(());
     }
-    if has_events(root)? {
+    // Another process may make the log just now: `annals.meta` comes before the first event.
+    if has_events(root)? && !has_meta(&list()?) {
         use crate::options::OpenMode::{Degraded, ReadOnlyDegraded};
         if matches!(options.mode, Degraded | ReadOnlyDegraded) {
             return Ok(());
