@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::wake::Notes;
+use crate::format::group::sector_end;
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, write_all_at, write_in_calls};
@@ -171,13 +172,14 @@ impl SegmentWriter {
     }
 
     /// Makes sure that nothing is found of the group from `offset` to `end`, whatever part of its failed write is on the disk. Only
-    /// the header can make bytes a group, and it lies in one sector: that one has to go. The rest goes so that recovery
-    /// does not take it for a group that was there and is damaged; on a full disk it may have no place to be erased from.
+    /// the header can make bytes a group, and it lies in one sector: that one has to go, whole, so that it looks like one that was never
+    /// written. The rest goes so that recovery does not take it for a group that was there and is damaged; on a full disk it may
+    /// have no place to be erased from.
     pub(crate) fn erase_group(&self, offset: usize, end: usize, notes: &mut Notes) -> io::Result<()> {
-        let body = offset + crate::format::group::GROUP_HEADER_BYTES;
+        let rest = sector_end(offset).min(end);
         let zeros = vec![0; end - offset];
-        write_all_at(&*self.file, &zeros[..body - offset], offset as u64)?;
-        if let Err(e) = write_all_at(&*self.file, &zeros[body - offset..], body as u64) {
+        write_all_at(&*self.file, &zeros[..rest - offset], offset as u64)?;
+        if let Err(e) = write_all_at(&*self.file, &zeros[rest - offset..], rest as u64) {
             notes.add(move || tracing::warn!(error = %e, "the body of a group that failed could not be erased"));
         }
         self.file.sync_data()
