@@ -24,7 +24,7 @@ use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segmen
 use crate::losses::{Loss, LostVersions};
 use crate::recovery::apply::{Pieces, check_name_is_free, in_memory, is_new, open_root, set_aside};
 use crate::recovery::fill::{self, Patch};
-use crate::recovery::mend::{Mend, MendedSegment, Newest, Unproven, mend};
+use crate::recovery::mend::{Mend, MendedSegment, Mending, Newest, Unproven, mend};
 use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
 use crate::storage::{Dir, File, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
@@ -267,38 +267,10 @@ fn repair_once(
             unwritten: None,
         },
     };
-    if mending.meta_is_lost {
-        repair.meta(&mending.meta.encode())?;
-    }
-    if let Newest::Needed {
-        first,
-        previous,
-        group_align,
-    } = mending.newest
-    {
-        let bytes = mending.meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / 4096 * 4096;
-        repair.make_durable(&mending.unproven)?;
-        repair.new_segment(&SegmentHeader {
-            log_id: mending.meta.log_id,
-            first_position: first,
-            previous,
-            salt: environment.random(),
-            created_at_micros: time.as_micros(),
-            segment_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-            group_align,
-        })?;
-    }
-    let newest = mending.newest_header.map(|(first, patch)| (first, Mend::patch(patch)));
-    let segments = mending
-        .segments
-        .into_iter()
-        .map(|MendedSegment { first, mend }| (first, mend));
-    for (first, mend) in segments.chain(newest) {
-        match mend {
-            Mend::None => {}
-            Mend::Patched { len, patches } => repair.patch(first, len, &patches)?,
-            Mend::Made { bytes, loss, is_there } => repair.make(first, &bytes, &loss, is_there)?,
-        }
+    if let Err(error) = repair.mend(mending, environment) {
+        // What has been mended by now is not found again.
+        drop(repair.write_report(Some(&error)));
+        return Err(error);
     }
     let verified = verify_in(root, &mut |verified| {
         progress(RepairProgress {
@@ -307,12 +279,11 @@ fn repair_once(
         });
     })?;
     for damage in &verified.derived_damages {
-        if repair.outdated.contains(&damage.path) {
-            continue;
+        if !repair.outdated.contains(&damage.path) {
+            repair.set_derived_aside(damage);
         }
-        repair.set_derived_aside(damage)?;
     }
-    Ok(repair.write_report())
+    Ok(repair.write_report(None))
 }
 
 /// How much of a file is copied at a time.
@@ -336,6 +307,44 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
+    /// Mends the segments and `annals.meta`.
+    fn mend(&mut self, mending: Mending, environment: &Environment) -> Result<()> {
+        if mending.meta_is_lost {
+            self.meta(&mending.meta.encode())?;
+        }
+        if let Newest::Needed {
+            first,
+            previous,
+            group_align,
+        } = mending.newest
+        {
+            let bytes = mending.meta.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / 4096 * 4096;
+            self.make_durable(&mending.unproven)?;
+            self.new_segment(&SegmentHeader {
+                log_id: mending.meta.log_id,
+                first_position: first,
+                previous,
+                salt: environment.random(),
+                created_at_micros: self.report.time.as_micros(),
+                segment_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                group_align,
+            })?;
+        }
+        let newest = mending.newest_header.map(|(first, patch)| (first, Mend::patch(patch)));
+        let segments = mending
+            .segments
+            .into_iter()
+            .map(|MendedSegment { first, mend }| (first, mend));
+        for (first, mend) in segments.chain(newest) {
+            match mend {
+                Mend::None => {}
+                Mend::Patched { len, patches } => self.patch(first, len, &patches)?,
+                Mend::Made { bytes, loss, is_there } => self.make(first, &bytes, &loss, is_there)?,
+            }
+        }
+        Ok(())
+    }
+
     fn step(
         &mut self,
         action: RepairAction,
@@ -551,9 +560,6 @@ impl Repair<'_> {
             quarantined = Some(self.keep(|attempt| names::quarantined_tail(first, 0, attempt), &old[..end])?);
         }
         self.remove_index(first)?;
-        if !self.dry_run {
-            self.put(first, bytes.len() as u64, |file| write_all_at(file, bytes, 0))?;
-        }
         let action = if is_there {
             RepairAction::Replaced
         } else {
@@ -561,7 +567,10 @@ impl Repair<'_> {
         };
         self.step(action, path.clone(), (0, bytes.len()), &loss.what, quarantined);
         self.loss(&path, crate::format::segment_header::SEGMENT_HEADER_BYTES, loss);
-        Ok(())
+        if self.dry_run {
+            return Ok(());
+        }
+        self.put(first, bytes.len() as u64, |file| write_all_at(file, bytes, 0))
     }
 
     /// The index of a segment that is about to change is about what was there.
@@ -578,12 +587,18 @@ impl Repair<'_> {
         .at(&self.dir.path().join(name), "removing an index")
     }
 
-    /// Moves an index or a snapshot that is of no use to `quarantine/`. What cannot be read stays where it is.
-    fn set_derived_aside(&mut self, damage: &Damage) -> Result<()> {
+    /// Moves an index or a snapshot that is of no use to `quarantine/`. What cannot be read, or has no room there, stays where it is.
+    fn set_derived_aside(&mut self, damage: &Damage) {
+        if let Err(error) = self.try_set_derived_aside(damage) {
+            tracing::warn!(path = %damage.path.display(), %error, "what is of no use stays where it is");
+        }
+    }
+
+    fn try_set_derived_aside(&mut self, damage: &Damage) -> Result<()> {
         let relative = damage.path.strip_prefix(self.root.path()).unwrap_or(&damage.path);
         let mut parts: Vec<_> = relative.iter().filter_map(|part| part.to_str()).collect();
         let Some(name) = parts.pop() else { return Ok(()) };
-        let open = || {
+        let open = || -> io::Result<_> {
             let mut dir = Arc::clone(self.root);
             for part in &parts {
                 dir = dir.subdir(part, false)?;
@@ -598,13 +613,7 @@ impl Repair<'_> {
                 }
             }
         };
-        let (dir, file, len) = match open() {
-            Ok(found) => found,
-            Err::<_, io::Error>(error) => {
-                tracing::warn!(path = %damage.path.display(), %error, "what is of no use, and cannot be read, stays where it is");
-                return Ok(());
-            }
-        };
+        let (dir, file, len) = open().at(&damage.path, "reading what is of no use")?;
         let mut quarantined = None;
         if !self.dry_run {
             let name_of = |attempt| names::quarantined_file(name, attempt);
@@ -619,13 +628,17 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// All is done by now: that the report cannot be written is told in it.
-    fn write_report(mut self) -> RepairReport {
+    /// If the report cannot be written, that is told in it: whatever could be done is done by now.
+    fn write_report(mut self, unfinished: Option<&Error>) -> RepairReport {
         if self.dry_run || self.report.steps.is_empty() {
             return self.report;
         }
         let name = |attempt| names::repair_report(self.report.time, attempt);
-        match self.keep(name, self.report.to_string().as_bytes()) {
+        let mut text = self.report.to_string();
+        if let Some(error) = unfinished {
+            text += &format!("it did not come to its end, and the last of this may not have been done: {error}\n");
+        }
+        match self.keep(name, text.as_bytes()) {
             Ok(path) => self.report.path = Some(path),
             Err(error) => {
                 let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());

@@ -48,6 +48,26 @@ fn events(disk: &SimDisk, degraded_open: bool) -> (BTreeMap<u64, Stored>, Vec<Lo
     (events, losses.collect())
 }
 
+/// What a report says of a loss, but for the reason: the second attempt may see another one.
+fn positions_of(loss: &Loss) -> String {
+    let said = loss.to_string();
+    said.split(" at most")
+        .next()
+        .unwrap()
+        .split(": ")
+        .nth(1)
+        .unwrap()
+        .to_owned()
+}
+
+/// The reports of repairs on `disk`.
+fn reports(disk: &SimDisk) -> Vec<String> {
+    let is_report = |file: &&String| file.starts_with("quarantine/repair-");
+    let files = disk.files();
+    let texts = files.iter().filter(is_report).filter_map(|file| disk.read_file(file));
+    texts.map(|text| String::from_utf8(text).unwrap()).collect()
+}
+
 /// Positions and streams: what does not depend on when it was found.
 fn essence(losses: &[Loss]) -> Vec<String> {
     let one = |loss: &Loss| {
@@ -202,8 +222,19 @@ fn a_repair_can_be_interrupted_at_every_operation() {
                 let disk = disk.fork();
                 disk.fail_at(start + op, Fault::Error(kind));
                 let place = format!("seed {seed}, op {op} of {ops}, {kind:?}: {said:?}");
-                drop(repair(&disk, seed));
-                repair(&disk, seed + 1).unwrap_or_else(|error| panic!("{place}: {error}"));
+                let first = repair(&disk, seed);
+                let second = repair(&disk, seed + 1).unwrap_or_else(|error| panic!("{place}: {error}"));
+                // What was mended before the error is not found again: it must have been told then.
+                let on_disk = reports(&disk);
+                for loss in &report.losses {
+                    let told = on_disk
+                        .iter()
+                        .cloned()
+                        .chain(first.as_ref().map(ToString::to_string))
+                        .chain([second.to_string()])
+                        .any(|report| report.contains(&positions_of(loss)));
+                    assert!(told, "{place}: nobody says {loss}");
+                }
                 let disk = disk.crash_with(CrashMode::DropAll);
                 assert_eq!(events(&disk, false).0, expected, "{place}");
             }
@@ -692,6 +723,11 @@ fn what_is_moved_aside_is_copied_in_pieces() {
     let mut bytes = sample.disk.read_file(path).unwrap();
     bytes.extend((0..3_000_000u32).flat_map(u32::to_le_bytes));
     sample.disk.write_file(path, &bytes).unwrap();
+    // Of no use, and no room for it: all else is mended, and it stays.
+    let full = sample.disk.fork();
+    full.set_space(Some(16 * 4096));
+    repair(&full, 1).unwrap();
+    assert!(full.read_file(path).unwrap() == bytes);
     for dry_run in [true, false] {
         let notes = Arc::new(Notes::default());
         let root: Arc<dyn Dir> = Arc::new(Noting(sample.disk.root(), Arc::clone(&notes)));
