@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use annals::ExpectedVersion::Any;
-use annals::{Durability, Error, Log, Options, Verdict, Version};
+use annals::{Durability, Error, Log, OpenMode, Options, Verdict, Version};
 
 use common::real::{Home, all, check_whole, event, files_below, segment_files, small, stream, wait_for_indexes};
 
@@ -113,6 +113,27 @@ fn a_log_is_open_once_in_one_process() {
     // The other handle is still there, but no longer open.
     let again = Log::open(&same, small()).unwrap();
     assert_eq!(all(&again).len(), 1);
+}
+
+#[test]
+fn to_remove_the_lock_file_lets_nobody_in() {
+    let home = Home::new();
+    let log = home.open(small());
+    append(&log, 1);
+    let reader = Log::open(home.log(), small().mode(OpenMode::ReadOnly)).unwrap();
+    for _ in 0..2 {
+        std::fs::remove_file(home.log().join("LOCK")).unwrap();
+        // The first one makes the file again, and would have it to itself.
+        for _ in 0..2 {
+            assert!(matches!(refused(&home.log(), small()), Error::Locked { .. }));
+        }
+        append(&log, 1);
+        // Beside a writer it sees what is known to be durable; without one, which it must not believe, the last group too.
+        reader.refresh().unwrap();
+        assert_eq!(all(&reader).len(), all(&log).len() - 1);
+    }
+    log.close().unwrap();
+    assert_eq!(all(&home.open(small())).len(), 3);
 }
 
 #[test]

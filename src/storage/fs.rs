@@ -85,6 +85,14 @@ fn create_with_parents(path: &Path, modes: Modes) -> io::Result<()> {
     full_sync(&fs::File::open(parent)?)
 }
 
+impl FsDir {
+    /// The folder through a handle of its own, which can be locked for itself.
+    fn open_again(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?)
+    }
+}
+
 impl Dir for FsDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         // NONBLOCK: a pipe in the place of a file must not make us wait; files do not care.
@@ -167,31 +175,26 @@ impl Dir for FsDir {
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, raw_mode(self.modes.file))?;
-        let started = Instant::now();
-        loop {
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Box::new(FsLock(fd))),
-                Err(Errno::WOULDBLOCK) => {}
-                Err(e) => return Err(e.into()),
-            }
-            // Held by a writer, or shared for a moment by one who asks whether it is held (`is_locked`).
-            if is_held(&fd)? || started.elapsed() > PROBES {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            crate::sync::thread::yield_now();
-        }
+        let file = FsLock::take(rustix::fs::openat(&self.fd, name, flags, raw_mode(self.modes.file))?)?;
+        // Whoever removes the file lets another one be made and locked. The folder itself is there as long as the log is; some file
+        // systems lock none.
+        let folder = match self.open_again().and_then(FsLock::take) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(e),
+            folder => folder.ok(),
+        };
+        Ok(Box::new(FsLocks(file, folder)))
     }
 
     fn is_locked(&self, name: &str) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(fd) => is_held(&fd),
+        let is_file_held = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => is_held(&fd)?,
             // Whoever takes the lock makes its file first.
-            Err(Errno::NOENT) => Ok(false),
-            Err(Errno::ACCESS | Errno::PERM) => Ok(true),
-            Err(e) => Err(e.into()),
-        }
+            Err(Errno::NOENT) => false,
+            Err(Errno::ACCESS | Errno::PERM) => true,
+            Err(e) => return Err(e.into()),
+        };
+        Ok(is_file_held || self.open_again().and_then(|fd| is_held(&fd)).unwrap_or(false))
     }
 
     fn path(&self) -> &Path {
@@ -214,10 +217,35 @@ fn is_held(fd: &OwnedFd) -> io::Result<bool> {
     }
 }
 
+/// The locks on the file, and on the folder it is in.
+#[derive(Debug)]
+#[expect(dead_code, reason = "kept, not read")]
+struct FsLocks(FsLock, Option<FsLock>);
+
+impl Lock for FsLocks {}
+
 /// An open file with an advisory lock on it. The system drops the lock with the last handle to the file, so also when
 /// the process dies.
 #[derive(Debug)]
 struct FsLock(OwnedFd);
+
+impl FsLock {
+    fn take(fd: OwnedFd) -> io::Result<Self> {
+        let started = Instant::now();
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(fd)),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(e) => return Err(e.into()),
+            }
+            // Held by a writer, or shared for a moment by one who asks whether it is held (`is_locked`).
+            if is_held(&fd)? || started.elapsed() > PROBES {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            crate::sync::thread::yield_now();
+        }
+    }
+}
 
 impl Drop for FsLock {
     fn drop(&mut self) {
@@ -228,8 +256,6 @@ impl Drop for FsLock {
         }
     }
 }
-
-impl Lock for FsLock {}
 
 #[derive(Debug)]
 struct FsFile(fs::File);
