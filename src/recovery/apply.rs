@@ -611,8 +611,11 @@ pub(crate) fn check_is_ours(root: &dyn Dir, options: &Options) -> Result<()> {
     if has_meta(&entries) {
         return Ok(());
     }
-    // Another process may make the log just now: `annals.meta` comes before the first event.
-    if has_events(root)? && !has_meta(&list()?) {
+    if has_events(root)? {
+        // Another process may make the log just now: `annals.meta` comes before the first event.
+        if has_meta(&list()?) {
+            return Ok(());
+        }
         use crate::options::OpenMode::{Degraded, ReadOnlyDegraded};
         if matches!(options.mode, Degraded | ReadOnlyDegraded) {
             return Ok(());
