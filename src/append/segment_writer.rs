@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::wake::Notes;
-use crate::format::group::sector_end;
+use crate::format::group::{GROUP_HEADER_BYTES, sector_end};
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, write_all_at, write_in_calls};
@@ -178,7 +178,9 @@ impl SegmentWriter {
     pub(crate) fn erase_group(&self, offset: usize, end: usize, notes: &mut Notes) -> io::Result<()> {
         let rest = sector_end(offset).min(end);
         let zeros = vec![0; end - offset];
-        write_all_at(&*self.file, &zeros[..rest - offset], offset as u64)?;
+        let erase = |end: usize| write_all_at(&*self.file, &zeros[..end - offset], offset as u64);
+        // A limit on the length of files may end within that sector.
+        erase(rest).or_else(|_| erase(offset + GROUP_HEADER_BYTES))?;
         if let Err(e) = write_all_at(&*self.file, &zeros[rest - offset..], rest as u64) {
             notes.add(move || tracing::warn!(error = %e, "the body of a group that failed could not be erased"));
         }
