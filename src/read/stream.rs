@@ -1,6 +1,7 @@
 //! One stream by version, in both directions.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +43,33 @@ struct Chunk {
     seed: LastSeed,
     /// Offsets not handed out yet, in order of versions.
     offsets: VecDeque<u32>,
+    /// How many of those that come next have been fetched, and how many are next time: many want one event only.
+    fetched: usize,
+    fetches: usize,
+}
+
+/// How many records are fetched side by side, the first time and at most.
+const FETCHES: RangeInclusive<usize> = 4..=32;
+
+impl Chunk {
+    /// The offset of the record that comes next.
+    fn next(&mut self, backward: bool) -> Option<u32> {
+        if self.fetched == 0 {
+            self.fetched = self.fetches;
+            self.fetches = (2 * self.fetches).min(*FETCHES.end());
+            if backward {
+                self.opened.fetch(self.offsets.iter().rev().take(self.fetched));
+            } else {
+                self.opened.fetch(self.offsets.iter().take(self.fetched));
+            }
+        }
+        self.fetched -= 1;
+        if backward {
+            self.offsets.pop_back()
+        } else {
+            self.offsets.pop_front()
+        }
+    }
 }
 
 /// What comes next of the stream.
@@ -209,6 +237,8 @@ impl StreamWalk {
                     generations,
                     seed: LastSeed::default(),
                     offsets: offsets.into(),
+                    fetched: 0,
+                    fetches: *FETCHES.start(),
                 })),
                 FoundVersions::Lost { .. } => match segment.versions(&self.stream, found, whole, self.backward)? {
                     FoundVersions::Lost { first, last, span } => Ok(self.lost(segment.path(), span, first, last)),
@@ -257,12 +287,9 @@ impl StreamWalk {
             return Ok(None);
         }
         let Some(chunk) = &mut self.chunk else { return Ok(None) };
-        let offset = if self.backward {
-            chunk.offsets.pop_back()
-        } else {
-            chunk.offsets.pop_front()
+        let Some(offset) = chunk.next(self.backward) else {
+            return Ok(None);
         };
-        let Some(offset) = offset else { return Ok(None) };
         let event = event_at(&chunk.opened, &chunk.generations, &mut chunk.seed, offset)
             .map_err(|error| chunk.segment.bad_record(offset as usize, None, error))?;
         if (event.stream != self.stream || event.version != self.next) && !SeededBug::IndexTrusted.is_on() {

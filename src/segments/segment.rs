@@ -141,14 +141,14 @@ pub(crate) struct Opened {
 impl Opened {
     /// Has the memory of the records at `offsets` fetched side by side. They lie apart: read one after the other, each would be waited
     /// for by itself.
-    fn fetch(&self, offsets: &[u32]) {
+    pub(crate) fn fetch<'a>(&self, offsets: impl Iterator<Item = &'a u32> + Clone) {
         /// The processor goes on by itself from there.
         const LINES: usize = 8;
         const LINE_BYTES: usize = 64;
         let bytes = self.content.bytes();
-        let records = || offsets.iter().filter_map(|&offset| bytes.get(offset as usize..));
-        let heads = records().map(record::may_be_len).sum::<usize>();
-        let lines = records().flat_map(|record| {
+        let records = offsets.filter_map(|&offset| bytes.get(offset as usize..));
+        let heads = records.clone().fold(0, |all, record| all ^ record::may_be_len(record));
+        let lines = records.flat_map(|record| {
             let len = record::may_be_len(record).min(LINES * LINE_BYTES);
             record.iter().take(len).step_by(LINE_BYTES)
         });
@@ -602,8 +602,6 @@ impl Segment {
                     Versions::Events(offsets) => {
                         let offsets = offsets.to_vec();
                         let generations = index.generations().to_vec();
-                        drop(index);
-                        opened.fetch(&offsets);
                         FoundVersions::Events {
                             opened: opened.clone(),
                             offsets,
@@ -630,7 +628,6 @@ impl Segment {
                 let from = number(first.get()).ok_or(Doubt)?;
                 let to = number(last.get() + 1).ok_or(Doubt)?;
                 let offsets = index.offsets(&entry, from, to).ok_or(Doubt)?;
-                opened.fetch(&offsets);
                 // The first and the last must be what they are said to be; all are checked as they are read.
                 for (offset, version) in [(offsets.first(), first), (offsets.last(), last)] {
                     let record = offset.and_then(|&offset| opened.content.bytes().get(offset as usize..));
