@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::batch::{Batch, Part};
 use super::gate::Gate;
 use crate::format::SECTOR_BYTES;
-use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, zero_parts};
+use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, ZeroParts, group_offset, zero_parts};
 use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
 use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::index::active::ActiveIndex;
@@ -41,6 +41,7 @@ struct OpenGroup {
     offset: usize,
     end: usize,
     records: u32,
+    zero_parts: ZeroParts,
     first_position: Position,
     last_position: Position,
     sync: bool,
@@ -143,6 +144,7 @@ impl ActiveSegment {
                 offset,
                 end: offset + GROUP_HEADER_BYTES,
                 records: 0,
+                zero_parts: ZeroParts::new(offset),
                 first_position: next,
                 last_position: Position::new(next.get() - 1),
                 sync: false,
@@ -188,6 +190,7 @@ impl ActiveSegment {
             entry.push(offset_u32(open.end));
             open.end += encoded.len();
             open.records += 1;
+            open.zero_parts.grow(self.image.all(), open.end);
         }
         Appended {
             first_version: version.next(),
@@ -200,9 +203,8 @@ impl ActiveSegment {
     /// Closes the open group, if there is one.
     pub(crate) fn close_group(&mut self, durable_position: Position) -> Option<ClosedGroup> {
         let open = self.open.take()?;
-        let group = self.image.unfrozen_mut(open.offset, open.end - open.offset);
         let header = GroupHeader {
-            body_len: offset_u32(group.len() - GROUP_HEADER_BYTES),
+            body_len: offset_u32(open.end - open.offset - GROUP_HEADER_BYTES),
             record_count: open.records,
             first_position: open.first_position,
             durable_position: if SeededBug::DurablePositionTooHigh.is_on() {
@@ -210,7 +212,7 @@ impl ActiveSegment {
             } else {
                 durable_position
             },
-            zero_parts: zero_parts(group, open.offset),
+            zero_parts: open.zero_parts.total(self.image.all(), open.end),
             generation: self.generation,
         };
         self.image.put(open.offset, &header.encode(self.group_seed));

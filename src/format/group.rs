@@ -150,11 +150,50 @@ pub(crate) fn sector_end(offset: usize) -> usize {
 /// How many of the parts of `group`, which stands at `offset`, are all zero. The first one, with the header, never is.
 pub(crate) fn zero_parts(group: &[u8], offset: usize) -> u32 {
     let behind_first = group.get(sector_end(offset) - offset..).unwrap_or_default();
-    // Nearly all parts have something in their first bytes: one look at each.
-    let may_be_zero = |part: &&[u8]| part.first_chunk().is_none_or(|first| *first == [0; ALIGNMENT]);
-    let parts = behind_first.chunks(SECTOR_BYTES).filter(may_be_zero);
-    let zeros = parts.filter(|part| is_zero(part)).count();
+    let zeros = behind_first
+        .chunks(SECTOR_BYTES)
+        .filter(|part| is_zero_part(part))
+        .count();
     u32::try_from(zeros).unwrap_or(u32::MAX)
+}
+
+fn is_zero_part(part: &[u8]) -> bool {
+    // Nearly all parts have something in their first bytes: one look at each.
+    part.first_chunk().is_none_or(|first| *first == [0; ALIGNMENT]) && is_zero(part)
+}
+
+/// What [`zero_parts`] says, counted as the group grows, when its bytes are at hand: to fetch megabytes from memory again takes long.
+#[derive(Debug)]
+pub(crate) struct ZeroParts {
+    zeros: u32,
+    /// Where the part starts that comes next.
+    next: usize,
+}
+
+impl ZeroParts {
+    /// Of a group at `offset`.
+    pub(crate) fn new(offset: usize) -> Self {
+        Self {
+            zeros: 0,
+            next: sector_end(offset),
+        }
+    }
+
+    /// The group reaches to `end` now, in `segment`.
+    #[inline]
+    pub(crate) fn grow(&mut self, segment: &[u8], end: usize) {
+        while self.next + SECTOR_BYTES <= end {
+            self.zeros += u32::from(is_zero_part(&segment[self.next..self.next + SECTOR_BYTES]));
+            self.next += SECTOR_BYTES;
+        }
+    }
+
+    /// The count for the group that ends at `end`, in `segment`.
+    pub(crate) fn total(mut self, segment: &[u8], end: usize) -> u32 {
+        self.grow(segment, end);
+        let rest = segment.get(self.next..end).unwrap_or_default();
+        self.zeros + u32::from(!rest.is_empty() && is_zero_part(rest))
+    }
 }
 
 /// The offsets at or after `from` where the bytes look like the header of a group, in order: all candidates
@@ -258,6 +297,30 @@ mod tests {
         assert_eq!(zero_parts(&group, offset), 1);
         assert_eq!(zero_parts(&group[..40], offset), 0);
         assert_eq!(zero_parts(&[], 4096), 0);
+    }
+
+    #[test]
+    fn zero_parts_come_to_the_same_when_the_group_grows() {
+        for (start, step) in [(4096, 48), (4096 + 472, 520), (4096 + 464, 8), (4096 + 40, 3000)] {
+            let mut segment = vec![0; 4 * 4096];
+            let mut growing = ZeroParts::new(start);
+            let mut end = start + GROUP_HEADER_BYTES;
+            while end + step <= segment.len() {
+                // Some parts have a byte, anywhere in them.
+                if (end / 700).is_multiple_of(2) {
+                    segment[end + step - 1] = 1;
+                }
+                end += step;
+                growing.grow(&segment, end);
+                let so_far = ZeroParts { ..growing };
+                assert_eq!(
+                    so_far.total(&segment, end),
+                    zero_parts(&segment[start..end], start),
+                    "{start} to {end}"
+                );
+            }
+        }
+        assert_eq!(ZeroParts::new(4096).total(&[0; 8192], 4096 + GROUP_HEADER_BYTES), 0);
     }
 
     #[test]
