@@ -113,7 +113,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Locked`] at once if the log is open for writing elsewhere; [`Error::Damaged`] if bytes at the end of the log that had been
-    /// synced are not what they were, in which case nothing has been changed; [`Error::NotALog`] if the directory is something else; [`Error::UnsupportedFormat`] if it was
+    /// synced are not what they were, if its first segment is missing, or if `annals.meta` is missing or spoilt, in which case nothing has been
+    /// changed; [`Error::NotALog`] if the directory is something else; [`Error::UnsupportedFormat`] if it was
     /// written by a newer release; [`Error::InvalidArgument`] for options out of bounds; [`Error::Io`].
     ///
     /// # Examples
