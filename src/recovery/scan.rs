@@ -501,7 +501,8 @@ pub(super) fn lacks_a_sector(
 pub enum Verdict {
     /// The log ends with a whole group, and nothing comes after it.
     Clean,
-    /// The log ended with a write that did not finish. An open for writing cuts it off; nothing acknowledged as durable was in it.
+    /// The log ended with a write that did not finish. An open for writing cuts it off; nothing acknowledged as durable was in it, as far as the
+    /// disk keeps its promises (docs/durability.md, section 7).
     TornTail,
     /// The last group is not whole, and the log cannot tell whether its write did not finish or its bytes changed later.
     /// If it had been acknowledged, it is lost. An open for writing cuts it off, and keeps its bytes in `quarantine/`.
