@@ -166,7 +166,8 @@ fn checks(out: &mut String, results: &[Result]) {
         out,
         "## If asked
 
-Some stores can be asked to check everything. Of the damaged copies above in which something was lost or wrong, the check found:
+Some stores can be asked to check everything. A torn tail (*noted* above, of `annals`) does not count as found: `annals verify` tells of it, and calls the
+log whole. Of the damaged copies above in which something was lost or wrong, the check found:
 
 | store | check | found | of them where opening and reading had been silent or wrong |
 |---|---|---|---|",
