@@ -838,3 +838,22 @@ fn a_group_half_taken_back_leaves_no_doubt() {
     }
     assert!(torn > 0);
 }
+
+/// A segment that could not be made for want of space is no answer to a retry that comes when there is space again.
+#[test]
+fn a_failure_from_before_is_no_answer_to_a_retry() {
+    let disk = SimDisk::new(1);
+    let options = Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
+    let log = open(&disk, &options, 1).unwrap();
+    let event = NewEvent::new("t", "once").id(uuid::Uuid::from_u128(7));
+    let mut batch = annals::Batch::new();
+    batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+    let first = log.append_batch(&batch).unwrap();
+    disk.set_space(Some(0));
+    let full = std::iter::repeat_with(|| log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 1000])]));
+    let error = full.take(100).find_map(Result::err).unwrap();
+    assert!(error.is_storage_full(), "{error}");
+    disk.set_space(None);
+    batch.durability(Durability::Sync);
+    assert_eq!(log.append_batch(&batch).unwrap(), first);
+}

@@ -881,6 +881,8 @@ impl Appender {
     pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
         let mut placing = self.placing.lock();
         let last = placing.next_position.get() - 1;
+        // An attempt from before says nothing of the one that this sees to.
+        placing.flush_failure = None;
         loop {
             if let Some(error) = &placing.poisoned {
                 return Err(error.clone());
