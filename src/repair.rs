@@ -503,11 +503,10 @@ impl Repair<'_> {
         let path = self.dir.path().join(&name);
         let dir = &**self.dir;
         self.with_spares_room(|| {
-            let filled = prepare::allocate(dir, names::NEXT_UNFINISHED, len)
-                .and_then(|made| {
-                    fill(&*made.file)?;
-                    SeededBug::RepairNotSynced.leaves_out(|| made.file.sync_data())
-                });
+            let filled = prepare::allocate(dir, names::NEXT_UNFINISHED, len).and_then(|made| {
+                fill(&*made.file)?;
+                SeededBug::RepairNotSynced.leaves_out(|| made.file.sync_data())
+            });
             if filled.is_err() {
                 // Half of it is of no use, and takes space.
                 drop(dir.remove(names::NEXT_UNFINISHED));
@@ -517,7 +516,8 @@ impl Repair<'_> {
                 .and_then(|()| dir.sync())
                 .map_err(|e| match e.kind() {
                     io::ErrorKind::StorageFull => {
-                        let what = format!("the disk is full: it takes {len} bytes beside what is there, and what is there is as it was");
+                        let what =
+                            format!("the disk is full: it takes {len} bytes beside the segment, which is as it was");
                         io::Error::new(e.kind(), what)
                     }
                     _ => e,

@@ -153,7 +153,7 @@ fn as_text(report: &VerifyReport, dir: &Path) -> String {
     lines.push(match report.verdict {
         Some(Verdict::Clean) => "the end is clean".to_owned(),
         Some(Verdict::TornTail) => {
-            "the end is a torn tail, which the next open cuts off: nothing acknowledged is in it".to_owned()
+            "the end is a torn tail, which the next open cuts off: nothing acknowledged is in it, as far as the disk keeps its promises".to_owned()
         }
         Some(verdict) => format!("the end is an {verdict}, which the next open cuts off and keeps in quarantine"),
         None => "the end is damaged: the log does not open".to_owned(),
