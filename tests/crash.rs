@@ -854,6 +854,8 @@ fn a_failure_from_before_is_no_answer_to_a_retry() {
     let error = full.take(100).find_map(Result::err).unwrap();
     assert!(error.is_storage_full(), "{error}");
     disk.set_space(None);
+    log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", "not durable")])
+        .unwrap();
     batch.durability(Durability::Sync);
     assert_eq!(log.append_batch(&batch).unwrap(), first);
 }
