@@ -775,3 +775,27 @@ fn a_spare_gives_way_to_a_new_segment_at_each_operation() {
     }
     assert!(done > 10, "{done} of {}", ops - start);
 }
+
+/// Where a header is made again from the groups, they tell whether each has pages of its own. Three that happened to start on pages said so, and
+/// then there was no page left for the seal: neither a degraded open nor a repair could go on.
+#[test]
+fn groups_that_start_on_pages_by_chance_leave_room_for_a_seal() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, options(), 1).unwrap();
+    for len in [4096, 4096, 500] {
+        // A group of this length: its header, and a record with a stream and no type.
+        let data = vec![7; len - 40 - 44 - 1];
+        log.append("s", ExpectedVersion::Any, &[NewEvent::new("", &data)])
+            .unwrap();
+    }
+    let disk = disk.kill();
+    drop(log);
+    assert_eq!(starts(&disk), [4096, 8192, 12288]);
+    let mut bytes = disk.read_file(FIRST).unwrap();
+    let mut rng = Rng(1);
+    bytes[..4096].fill_with(|| u8::try_from(rng.below(256)).unwrap());
+    disk.write_file(FIRST, &bytes).unwrap();
+    assert_eq!(events(&disk.fork(), true).0.len(), 3);
+    repair(&disk, 1).unwrap();
+    assert_eq!(events(&disk, false).0.len(), 3);
+}

@@ -37,7 +37,7 @@ const CONFIG: Config = Config {
 };
 
 /// No defect may take more seeds than this.
-const SEEDS_MAX: u64 = 30;
+const SEEDS_MAX: u64 = 60;
 
 const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (AckBeforeSync, S),

@@ -357,11 +357,20 @@ pub(crate) fn header_from_groups(
     })?;
     let packed = header(salt, 8);
     let seed = packed.group_seed();
-    // Groups that all start on a page, and are more than one, were padded.
-    let groups: Vec<usize> = header_candidates(bytes, SEGMENT_HEADER_BYTES)
-        .filter(|&at| GroupHeader::decode(&bytes[at..], seed).is_some())
-        .take(64)
+    let groups: Vec<(usize, GroupHeader)> = header_candidates(bytes, SEGMENT_HEADER_BYTES)
+        .filter_map(|at| Some((at, GroupHeader::decode(&bytes[at..], seed)?)))
         .collect();
-    let on_pages = groups.len() > 1 && groups.iter().all(|at| at.is_multiple_of(4096));
-    Some(header(salt, if on_pages { 4096 } else { 8 }))
+    // Groups that all start on a page, and are more than one, were padded; unless they do so by chance. Then there need be no page left for the
+    // seal, for which there always is in a padded one.
+    let on_pages = groups.len() > 1 && groups.iter().all(|(at, _)| at.is_multiple_of(4096));
+    let takes_seal = groups.last().is_some_and(|(at, group)| {
+        let body = at + GROUP_HEADER_BYTES;
+        let end = body + group.body_len as usize;
+        let is_seal = bytes.get(body..).is_some_and(|body| {
+            let decoded = record::decode(body, packed.record_seed(group.generation));
+            decoded.is_ok_and(|decoded| matches!(decoded.record, Record::Seal(_)))
+        });
+        is_seal || group_offset(end, 4096) + GROUP_HEADER_BYTES + SEAL_BYTES <= bytes.len()
+    });
+    Some(header(salt, if on_pages && takes_seal { 4096 } else { 8 }))
 }
