@@ -603,20 +603,25 @@ impl Log {
     /// used with a log in which that event is another one, or is missing.
     ///
     /// # Durability
-    /// On `Ok` the snapshot is durable, unless [`Options::snapshot_sync`] is off; then a power cut may lose it, but never spoil it.
+    /// On `Ok` the snapshot is durable, and so are the events that it is of, with [`Durability::Os`] too; unless
+    /// [`Options::snapshot_sync`] is off: then a power cut may lose it, but never spoil it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the stream has no event of that version yet that readers may see: a snapshot is never ahead
     /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Damaged`] if that event is. [`Error::Io`], [`Error::Closed`].
     pub fn save_snapshot(&self, stream: &str, version: Version, codec: u32, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
-        self.appender()?;
+        let appender = self.appender()?;
         check_stream(stream)?;
         let Some(lineage) = lineage(&self.0.segments, stream, version)? else {
             return Err(Error::InvalidArgument(format!(
                 "stream {stream:?} has no event of version {version} yet"
             )));
         };
+        if self.0.snapshots.are_durable() && !appender.is_durable(lineage.position) {
+            // Without its event it would be of no use, and older ones that are give way to it.
+            appender.settle(true, true)?;
+        }
         self.0
             .snapshots
             .save(stream, version, codec, bytes, lineage, self.0.environment.now())

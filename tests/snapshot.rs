@@ -516,3 +516,29 @@ fn what_a_snapshot_stands_for_is_what_a_replay_gives() {
         }
     }
 }
+
+/// With `Durability::Os` an event may go with the power, and a snapshot of it is of no use then; the one before has given way to it by then.
+#[cfg(feature = "sim")]
+#[test]
+fn a_snapshot_that_was_saved_is_there_after_a_power_cut_with_os_too() {
+    use annals::sim::{CrashMode, SimDisk};
+    let disk = SimDisk::new(1);
+    let options = Options::new()
+        .segment_bytes(16 * 1024)
+        .durability(annals::Durability::Os)
+        .snapshots_kept(1);
+    let log = common::open(&disk, &options, 1).unwrap();
+    for version in 1..=3 {
+        log.append("s", Any, &[event("x")]).unwrap();
+        log.save_snapshot("s", Version::new(version), 0, &[7]).unwrap();
+        for mode in CrashMode::ALL {
+            let found = common::open(&disk.fork().crash_with(mode), &options, 2).unwrap();
+            let snapshot = found.load_snapshot("s").unwrap();
+            assert_eq!(
+                snapshot.map(|snapshot| snapshot.version.get()),
+                Some(version),
+                "{mode:?}"
+            );
+        }
+    }
+}

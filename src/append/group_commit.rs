@@ -266,6 +266,11 @@ impl Appender {
         }
     }
 
+    /// Whether the event at `position` is known to be durable.
+    pub(crate) fn is_durable(&self, position: Position) -> bool {
+        position <= self.durable_position()
+    }
+
     fn durable_position(&self) -> Position {
         Position::new(self.durable.load(Ordering::Acquire))
     }

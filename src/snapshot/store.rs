@@ -149,6 +149,11 @@ impl SnapshotStore {
         }
     }
 
+    /// Whether what is saved survives a power cut.
+    pub(crate) fn are_durable(&self) -> bool {
+        self.sync
+    }
+
     /// How many files loads have skipped as wrong or unreadable.
     pub(crate) fn skipped(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)

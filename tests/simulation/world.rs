@@ -537,13 +537,14 @@ impl Shared {
         let answer = log.save_snapshot(stream, Version::new(event.version), 7, &bytes);
         let mut inner = self.inner.lock();
         match answer {
-            // With `Os`, the events that it is of may be lost, and then it is not used.
-            Ok(()) if inner.life.durability == Durability::Sync && self.shape.snapshot_sync => {
+            Ok(()) if self.shape.snapshot_sync => {
                 let acked = inner.before.oracle.snapshot_acked.entry(stream.to_owned()).or_default();
                 *acked = (*acked).max(event.version);
             }
             Ok(()) => {}
-            Err(error @ Error::Io { .. }) if inner.may_fail() => drop(error),
+            Err(Error::Io { .. }) if inner.may_fail() => {}
+            // The log has to be synced first.
+            Err(error @ Error::Poisoned { .. }) => inner.note_error(&error),
             Err(error) => return Err(answer_of("save_snapshot", &error)),
         }
         Ok(())
