@@ -238,11 +238,6 @@ pub(crate) fn may_be_event(bytes: &[u8], first: Position, last: Position) -> boo
     })
 }
 
-/// The length that the record at the beginning of `bytes` says it has; not checked.
-pub(crate) fn may_be_len(bytes: &[u8]) -> usize {
-    bytes.get(4..8).map_or(0, |len| LittleEndian::read_u32(len) as usize)
-}
-
 /// Whether the record at the beginning of `bytes` says that it is `version` of `stream`; not checked.
 pub(crate) fn may_be_version(bytes: &[u8], stream: &str, version: Version) -> bool {
     bytes
