@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Read};
+use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Options, Read};
 use bench::{BenchDir, PAYLOAD, SEGMENT_BYTES, batch, is_quick, median, open, quantile_us, stream_name};
 use raw::{GroupCommit, Lead, RawWriter, Strategy, Wake};
 
@@ -37,15 +37,17 @@ fn main() {
     };
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     type Figure = fn(&Effort);
-    let figures: [(&str, Figure); 10] = [
+    let figures: [(&str, Figure); 12] = [
         ("one-thread", one_thread),
         ("threads-8", |effort| threads(effort, 8)),
         ("threads-64", |effort| threads(effort, 64)),
         ("threads-256", |effort| threads(effort, 256)),
+        ("rolling", rolling),
         ("tickets", tickets),
         ("batches", batches),
         ("os", os),
         ("replay", replay),
+        ("streams", streams),
         ("recovery", recovery),
         ("verify", verify),
     ];
@@ -149,18 +151,67 @@ fn threads(effort: &Effort, threads: usize) {
         probe("gather", Lead::LeaderFollowerWakeFirst, Duration::from_micros(60)),
     ];
     let (mut annals, mut bare, mut committer) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut annals_cpu, mut bare_cpu) = (Vec::new(), Vec::new());
+    // Events a second, and processor time for each.
+    let time = effort.time.as_secs_f64();
+    let with_cpu = |work: &dyn Fn() -> f64| {
+        let before = raw::cpu_seconds();
+        let rate = work();
+        (rate / 1e3, (raw::cpu_seconds() - before) / (rate * time) * 1e6)
+    };
     for _ in 0..effort.rounds {
-        annals.push(append_by_threads(&log, threads, effort.time) / 1e3);
+        let (rate, cpu) = with_cpu(&|| append_by_threads(&log, threads, effort.time));
+        annals.push(rate);
+        annals_cpu.push(cpu);
         let rates = probes.each_ref().map(|probe| {
-            let rate = raw::group_commit(probe, threads, &PAYLOAD, effort.time, false).expect("raw group commit");
-            rate.events_per_s / 1e3
+            with_cpu(&|| {
+                raw::group_commit(probe, threads, &PAYLOAD, effort.time, false)
+                    .expect("raw group commit")
+                    .events_per_s
+            })
         });
-        committer.push(rates[0]);
-        bare.push(rates.into_iter().fold(0.0, f64::max));
+        committer.push(rates[0].0);
+        let best = rates.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("three");
+        bare.push(best.0);
+        bare_cpu.push(best.1);
     }
     let name = format!("durable, {threads} threads");
     report(&name, "k/s", &mut annals.clone(), &mut committer, "bare committer");
     report(&name, "k/s", &mut annals, &mut bare, "best bare");
+    let name = format!("{name}, processor time an event");
+    report(&name, "us", &mut annals_cpu, &mut bare_cpu, "best bare");
+}
+
+/// Latencies of durable appends by one thread while a segment rolls every 700 events or so, against a bare write that never rolls.
+fn rolling(effort: &Effort) {
+    let dir = BenchDir::new("rolling");
+    let options = Options::new().segment_bytes(256 << 10);
+    let log = Log::open(dir.path("log"), options).expect("the log opens");
+    let mut writer = RawWriter::create(&dir.path("raw"), SEGMENT_BYTES, Strategy::DirectImage).expect("raw writer");
+    let count = if is_quick() { 1000 } else { 10_000 };
+    let quantiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+    let (mut annals, mut bare) = (quantiles.map(|_| Vec::new()), quantiles.map(|_| Vec::new()));
+    let stream = stream_name(1);
+    for _ in 0..effort.rounds {
+        let (mut latencies, mut raw_latencies) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let start = Instant::now();
+            log.append(&stream, ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
+                .expect("appends");
+            latencies.push(start.elapsed());
+            let start = Instant::now();
+            writer.append(&PAYLOAD).expect("writes");
+            raw_latencies.push(start.elapsed());
+        }
+        for (i, (_, fraction)) in quantiles.iter().enumerate() {
+            annals[i].push(quantile_us(&mut latencies, *fraction));
+            bare[i].push(quantile_us(&mut raw_latencies, *fraction));
+        }
+    }
+    for (i, (name, _)) in quantiles.iter().enumerate() {
+        let name = format!("durable, 1 thread, while segments roll, {name}");
+        report(&name, "us", &mut annals[i], &mut bare[i], "bare, which never rolls");
+    }
 }
 
 /// Durable appends by one thread with tickets in flight, against bare batches of 1000.
@@ -317,23 +368,50 @@ fn replay(effort: &Effort) {
         &mut bare,
         "bare with CRC",
     );
+}
 
-    let streams: Vec<String> = (0..10_000).map(stream_name).collect();
-    let mut loads = Vec::new();
-    for round in 0..effort.rounds {
-        let mut n = round * 31;
-        let rate = bench::rate(effort.time / 3, || {
-            n = (n + 7919) % streams.len();
-            let mut load = log.read_stream(&streams[n], Read::forward()).expect("reads").take(20);
-            load.try_for_each(|event| event.map(drop)).expect("whole");
-        });
-        loads.push(rate / 1e3);
+/// Loads of whole streams of 20 events, which lie apart, warm, by one thread.
+fn streams(effort: &Effort) {
+    const EVENTS: usize = 20;
+    for (count, segments) in [(10_000, "1 segment"), (50_000, "5 segments")] {
+        if is_quick() && count > 10_000 {
+            continue;
+        }
+        let dir = BenchDir::new("streams");
+        let path = dir.path("log");
+        bench::fill(&path, count * EVENTS, count);
+        let log = open(&path, Durability::Sync);
+        let raw =
+            raw::RecordFile::create(&dir.path("raw"), count * EVENTS * 320, PAYLOAD.len() + 20).expect("raw records");
+        let names: Vec<String> = (0..count).map(stream_name).collect();
+        let (mut annals, mut bare) = (Vec::new(), Vec::new());
+        // The first round maps and touches everything.
+        for round in 0..=effort.rounds {
+            let (mut n, mut sum) = (round * 31, 0u64);
+            let rate = bench::rate(effort.time / 3, || {
+                n = (n + 7919) % count;
+                let load = log.read_stream(&names[n], Read::forward()).expect("reads");
+                let mut events = 0;
+                for event in load {
+                    sum += u64::from(event.expect("whole").data()[255]);
+                    events += 1;
+                }
+                assert_eq!(events, EVENTS);
+            });
+            let mut n = round * 31;
+            let raw_rate = bench::rate(effort.time / 3, || {
+                n = (n + 7919) % count;
+                raw.load(n, count, EVENTS, true, |body| sum += u64::from(body[255]));
+            });
+            std::hint::black_box(sum);
+            if round > 0 {
+                annals.push(rate / 1e3);
+                bare.push(raw_rate / 1e3);
+            }
+        }
+        let name = format!("loads of {EVENTS}-event streams, {segments}");
+        report(&name, "k/s", &mut annals, &mut bare, "bare with CRC");
     }
-    println!(
-        "{:<44} annals {:>10.1} k/s",
-        "loads of the first 20 events of a stream",
-        median(&mut loads)
-    );
 }
 
 /// Open after a kill: the scan of an unclean segment.
