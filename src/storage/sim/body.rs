@@ -59,6 +59,8 @@ struct Unsynced {
     dirty: u8,
     /// Sectors that no sync will bring there: one has failed on them, and they were not written since.
     lost: u8,
+    /// Whether a sync has succeeded since it was written to: the device is done with it, though sectors of it are lost.
+    is_at_rest: bool,
     /// For each dirty sector, the operation that wrote what is in the cache.
     written: [u64; SECTORS],
     /// What was in the cache before, oldest first.
@@ -180,7 +182,8 @@ impl Body {
     pub(super) fn touch(&mut self, offset: u64, len: usize) {
         for piece in pieces(offset, len) {
             let cached = self.pages.get(&piece.page);
-            self.unsynced.entry(piece.page).or_insert_with(|| Unsynced::of(cached));
+            let unsynced = self.unsynced.entry(piece.page).or_insert_with(|| Unsynced::of(cached));
+            unsynced.is_at_rest = false;
         }
     }
 
@@ -234,6 +237,7 @@ impl Body {
             if unsynced.lost != 0 {
                 unsynced.sync(!unsynced.lost, pages.get(page));
                 unsynced.dirty = 0;
+                unsynced.is_at_rest = true;
                 unsynced.older.clear();
             }
             unsynced.lost != 0
@@ -352,7 +356,8 @@ impl Body {
                     has_block = true;
                 }
             }
-            if mode == CrashMode::Garbled && rng.coin() {
+            let is_being_written = unsynced.dirty != 0 || !unsynced.is_at_rest;
+            if mode == CrashMode::Garbled && rng.coin() && is_being_written {
                 for bytes in found.chunks_exact_mut(8) {
                     bytes.copy_from_slice(&rng.next().to_le_bytes());
                 }
@@ -456,6 +461,7 @@ impl Unsynced {
             durable: durable.cloned(),
             dirty: 0,
             lost: 0,
+            is_at_rest: false,
             written: [0; SECTORS],
             older: Vec::new(),
         }
@@ -463,6 +469,7 @@ impl Unsynced {
 
     /// Notes that `len` bytes from `start` of the cached page are about to be written.
     fn overwrite(&mut self, op: u64, start: usize, len: usize, cached: Option<&Arc<Page>>) {
+        self.is_at_rest = false;
         for sector in start / SECTOR_BYTES..(start + len).div_ceil(SECTOR_BYTES) {
             self.supersede(sector, cached);
             self.dirty |= 1 << sector;
