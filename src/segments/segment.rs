@@ -591,15 +591,11 @@ impl Segment {
                 let index = index.read();
                 let entry = index.stream(stream).ok_or(Doubt)?;
                 Ok(match entry.versions(first, last, backward).ok_or(Doubt)? {
-                    Versions::Events(offsets) => {
-                        let offsets = offsets.to_vec();
-                        let generations = index.generations().to_vec();
-                        FoundVersions::Events {
-                            opened: opened.clone(),
-                            offsets,
-                            generations,
-                        }
-                    }
+                    Versions::Events(offsets) => FoundVersions::Events {
+                        opened: opened.clone(),
+                        offsets: offsets.to_vec(),
+                        generations: index.generations().to_vec(),
+                    },
                     Versions::Lost(lost) => FoundVersions::Lost {
                         first: lost.first,
                         last: lost.last,
