@@ -358,6 +358,13 @@ impl SimDisk {
         self.state.lock().split_files()
     }
 
+    /// The paths of files that read otherwise than the disk has them, and will do so whatever is synced: a sync failed on what was written, and it
+    /// was not written again. A crash brings back what was there before.
+    #[must_use]
+    pub fn stale_files(&self) -> Vec<String> {
+        self.state.lock().stale_files()
+    }
+
     /// The paths of all files that have a name, sorted.
     #[must_use]
     pub fn files(&self) -> Vec<String> {

@@ -635,6 +635,12 @@ impl State {
         paths
     }
 
+    pub(super) fn stale_files(&self) -> Vec<String> {
+        let mut paths = self.paths();
+        paths.retain(|path| self.resolve_file(path).is_ok_and(|(_, inode, _)| inode.body.is_stale()));
+        paths
+    }
+
     pub(super) fn flip_bit(&mut self, path: &str, offset: u64, bit: u8) -> io::Result<()> {
         let (_, _, id) = self.resolve_file(path)?;
         let mut found = false;

@@ -191,6 +191,7 @@ fn a_failed_sync_cleans_pages_that_are_not_on_the_disk() {
     assert!(file.sync_data().is_err());
     file.sync_data().unwrap();
     assert_eq!(disk.read_file("f").unwrap(), b"new", "reads see what was written");
+    assert_eq!(disk.stale_files(), ["f"]);
     for mode in CrashMode::ALL {
         assert_eq!(found(&disk, mode), b"old", "{mode:?}: the second sync proves nothing");
     }
@@ -206,8 +207,11 @@ fn a_failed_sync_cleans_pages_that_are_not_on_the_disk() {
     assert_eq!(found(&disk.kill(), CrashMode::KeepAll), b"old");
     let disk = disk.kill();
     let file = disk.root().open("f", OpenMode::ReadWrite).unwrap();
+    assert_eq!(disk.stale_files(), ["f"], "a kill changes nothing");
+    assert!(disk.fork().crash().stale_files().is_empty());
     write(&file, b"new", 0);
     file.sync_data().unwrap();
+    assert!(disk.stale_files().is_empty(), "what is read is what the disk has");
     assert_eq!(found(&disk, CrashMode::DropAll), b"new");
 }
 
