@@ -9,7 +9,7 @@ use crate::format::SECTOR_BYTES;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, ZeroParts, group_offset, zero_parts};
 use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
 use crate::format::segment_header::{Generation, SegmentHeader};
-use crate::index::active::ActiveIndex;
+use crate::index::active::{ActiveIndex, Slot};
 use crate::options::segment_reserve;
 use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
@@ -46,6 +46,16 @@ struct OpenGroup {
     last_position: Position,
     sync: bool,
     gate: Arc<Gate>,
+}
+
+/// Where a stream stands that events are to be placed in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) version: Version,
+    /// Where the stream goes on backwards from this segment, if that is known.
+    pub(crate) previous: Option<Position>,
+    /// Where it is in the index of the active segment, if it is there.
+    pub(crate) slot: Option<Slot>,
 }
 
 /// A group that will not change any more, ready to be written.
@@ -155,7 +165,7 @@ impl ActiveSegment {
         Arc::clone(&open.gate)
     }
 
-    /// Places one part of `batch` in the open group. It fits, and its stream is at `version`.
+    /// Places one part of `batch` in the open group. It fits, and this is where its stream stands.
     ///
     /// # Panics
     /// If no group is open: a bug of the caller.
@@ -163,17 +173,19 @@ impl ActiveSegment {
         &mut self,
         batch: &Batch,
         part: &Part,
-        version: Version,
-        previous: Option<Position>,
+        standing: Standing,
         timestamp: Timestamp,
         ends_batch: bool,
     ) -> Appended {
         let open = self.open.as_mut().expect("a group has been joined");
-        let stream = batch.stream(part);
+        let version = standing.version;
         let mut index = self.index.write();
         let first_position = open.last_position.next();
         let mut at_version = version;
-        let (entry, totals) = index.entry(stream, version.next(), previous);
+        let (entry, totals) = match standing.slot {
+            Some(slot) => index.entry_at(slot),
+            None => index.entry(batch.stream(part), version.next(), standing.previous),
+        };
         totals.add(part.count.into(), part.payload_bytes(), timestamp);
         for (i, encoded) in (1..=part.count).zip(batch.records(part)) {
             at_version = at_version.next();

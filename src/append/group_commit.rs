@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::active::{ActiveSegment, ClosedGroup};
+use super::active::{ActiveSegment, ClosedGroup, Standing};
 use super::batch::Batch;
 use super::gate::Gate;
 use super::maintenance::{IDLE, RETRY_MAX, Work};
@@ -144,8 +144,8 @@ struct Placing {
     batches: u64,
     /// That count when the maintenance thread last asked whether the log is idle; `None` if it sleeps until it is told that a mark is owed.
     asked_at: Option<u64>,
-    /// Versions of the streams of the batch at hand; kept to save its memory.
-    versions: Vec<(Version, Option<Position>)>,
+    /// Where the streams of the batch at hand stand; kept to save its memory.
+    standings: Vec<Standing>,
 }
 
 #[derive(Debug)]
@@ -229,7 +229,7 @@ impl Appender {
             batches: 0,
             // The thread begins by asking: what an earlier process left may have no mark.
             asked_at: Some(0),
-            versions: Vec::new(),
+            standings: Vec::new(),
         };
         Self {
             dir,
@@ -348,15 +348,15 @@ impl Appender {
         heads: &[Head],
         sync: bool,
     ) -> Result<Option<(Arc<Gate>, Places)>> {
-        let mut versions = std::mem::take(&mut placing.versions);
-        versions.clear();
-        let known = placing.find_versions(batch, heads, &mut versions);
+        let mut standings = std::mem::take(&mut placing.standings);
+        standings.clear();
+        let known = placing.find_versions(batch, heads, &mut standings);
         let placed = match known {
-            Ok(true) => self.place_at(placing, batch, &versions, sync).map(Some),
+            Ok(true) => self.place_at(placing, batch, &mut standings, sync).map(Some),
             Ok(false) => Ok(None),
             Err(error) => Err(error),
         };
-        placing.versions = versions;
+        placing.standings = standings;
         placed
     }
 
@@ -364,11 +364,15 @@ impl Appender {
         &self,
         placing: &mut Placing,
         batch: &Batch,
-        versions: &[(Version, Option<Position>)],
+        standings: &mut [Standing],
         sync: bool,
     ) -> Result<(Arc<Gate>, Places)> {
         if !placing.active.fits(batch.byte_len()) {
             self.roll(placing)?;
+            // They were those of the segment that is full now.
+            for standing in &mut *standings {
+                standing.slot = None;
+            }
         }
         let mut timestamp = self.environment.now();
         if !SeededBug::TimestampGoesBack.is_on() {
@@ -378,10 +382,9 @@ impl Appender {
         let gate = placing.active.join_group(placing.next_position, timestamp, sync);
         let parts = batch.parts();
         let mut place = |i: usize| {
-            let (version, previous) = versions[i];
             placing
                 .active
-                .place(batch, &parts[i], version, previous, timestamp, i + 1 == parts.len())
+                .place(batch, &parts[i], standings[i], timestamp, i + 1 == parts.len())
         };
         let places = if parts.len() == 1 {
             Places::One(place(0))
@@ -1017,12 +1020,7 @@ impl Placing {
     }
 
     /// Fills in where the streams of `batch` stand and checks the expectations; false if one is not known.
-    fn find_versions(
-        &self,
-        batch: &Batch,
-        heads: &[Head],
-        versions: &mut Vec<(Version, Option<Position>)>,
-    ) -> Result<bool> {
+    fn find_versions(&self, batch: &Batch, heads: &[Head], standings: &mut Vec<Standing>) -> Result<bool> {
         let active = self.active.index.read();
         let rolled = self
             .rolled
@@ -1032,8 +1030,9 @@ impl Placing {
         for (i, part) in batch.parts().iter().enumerate() {
             let stream = batch.stream(part);
             let head = || heads.iter().find(|head| head.part == i && head.before == oldest);
-            let found = if let Some(entry) = active.stream(stream) {
-                (entry.part().last_version(), None)
+            let slot = active.slot(stream);
+            let (version, previous) = if let Some(slot) = slot {
+                (active.at(slot).part().last_version(), None)
             } else if let Some((first, entry)) = rolled
                 .as_ref()
                 .and_then(|(first, index)| Some((*first, index.stream(stream)?)))
@@ -1048,7 +1047,7 @@ impl Placing {
                 let seen = self.active.segment.find(stream)?;
                 seen.map_or(Version::EMPTY, |seen| seen.part.last_version())
             } else {
-                found.0
+                version
             };
             if !part.expected.matches(actual) {
                 return Err(Error::WrongExpectedVersion {
@@ -1057,7 +1056,11 @@ impl Placing {
                     actual,
                 });
             }
-            versions.push(found);
+            standings.push(Standing {
+                version,
+                previous,
+                slot,
+            });
         }
         Ok(true)
     }

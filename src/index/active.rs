@@ -1,7 +1,6 @@
 //! The index of a segment in memory: of the active one, and of a sealed one until its file is written.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 
@@ -12,15 +11,20 @@ use crate::types::{Position, Timestamp, Version};
 /// The index of one segment in memory.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveIndex {
-    streams: HashMap<Box<str>, StreamOffsets, RandomState>,
+    slots: HashMap<Box<str>, Slot, RandomState>,
+    streams: Vec<StreamOffsets>,
     landmarks: Vec<Landmark>,
     generations: Vec<GenerationStart>,
     totals: Totals,
     losses: Vec<LossSpan>,
 }
 
+/// Where a stream is in an [`ActiveIndex`], for as long as that lives: who has looked for it once need not do so again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(u32);
+
 /// Where the events of one stream are: version `first_version + i` at `offsets[i]`, but for versions that were lost.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StreamOffsets {
     first_version: Version,
     previous: Option<Position>,
@@ -122,13 +126,13 @@ impl StreamOffsets {
     }
 
     /// Adds what `later` has, of the same stream in the same segment, whose losses are `losses`.
-    fn extend(&mut self, later: Self, losses: &[LossSpan]) {
+    fn extend(&mut self, later: &Self, losses: &[LossSpan]) {
         let before = match later.lost.first() {
             Some(run) if run.before == 0 => run.loss + 1,
             _ => losses_before(losses, later.offsets.first().copied()),
         };
         self.go_on(later.first_version, &losses[..before.min(losses.len())]);
-        let mut runs = later.lost.into_iter().peekable();
+        let mut runs = later.lost.iter().copied().peekable();
         while let Some(run) = runs.next_if(|run| run.before == 0) {
             self.lose(run.last, run.loss, run.exact);
         }
@@ -137,7 +141,7 @@ impl StreamOffsets {
             before: run.before + before,
             ..run
         }));
-        self.offsets.extend(later.offsets);
+        self.offsets.extend_from_slice(&later.offsets);
     }
 
     pub(crate) fn offsets(&self) -> &[u32] {
@@ -218,23 +222,38 @@ impl ActiveIndex {
         version: Version,
         previous: Option<Position>,
     ) -> (&mut StreamOffsets, &mut Totals) {
-        if !self.streams.contains_key(stream) {
+        let slot = self.slot(stream).unwrap_or_else(|| {
             let previous = if version.get() == 1 {
                 Some(Position::START)
             } else {
                 previous
             };
-            let entry = StreamOffsets {
-                first_version: version,
-                previous,
-                offsets: Vec::new(),
-                lost: Vec::new(),
-            };
-            self.streams.insert(stream.into(), entry);
             self.totals.new_streams += u64::from(version.get() == 1);
-        }
-        let entry = self.streams.get_mut(stream).expect("it is there, or was just inserted");
-        (entry, &mut self.totals)
+            self.insert(
+                stream.into(),
+                StreamOffsets {
+                    first_version: version,
+                    previous,
+                    offsets: Vec::new(),
+                    lost: Vec::new(),
+                },
+            )
+        });
+        self.entry_at(slot)
+    }
+
+    /// As [`ActiveIndex::entry`], of the stream at `slot`.
+    pub(crate) fn entry_at(&mut self, slot: Slot) -> (&mut StreamOffsets, &mut Totals) {
+        (&mut self.streams[slot.0 as usize], &mut self.totals)
+    }
+
+    fn insert(&mut self, name: Box<str>, entry: StreamOffsets) -> Slot {
+        let slot = Slot(
+            u32::try_from(self.streams.len()).expect("each stream has a record, and a segment at most 2^30 bytes"),
+        );
+        self.slots.insert(name, slot);
+        self.streams.push(entry);
+        slot
     }
 
     /// Adds what `later` has, the index of what follows in the same segment.
@@ -247,13 +266,15 @@ impl ActiveIndex {
         }
         let losses = self.losses.len();
         self.losses.extend(later.losses);
-        for (name, mut entry) in later.streams {
+        let mut streams = later.streams;
+        for (name, slot) in later.slots {
+            let mut entry = std::mem::take(&mut streams[slot.0 as usize]);
             for run in &mut entry.lost {
                 run.loss += losses;
             }
-            match self.streams.entry(name) {
-                Entry::Occupied(mut here) => here.get_mut().extend(entry, &self.losses),
-                Entry::Vacant(free) => drop(free.insert(entry)),
+            match self.slot(&name) {
+                Some(here) => self.streams[here.0 as usize].extend(&entry, &self.losses),
+                None => drop(self.insert(name, entry)),
             }
         }
         let Totals {
@@ -287,16 +308,16 @@ impl ActiveIndex {
     /// `stream` goes on with `version`, behind the last loss: versions that are missing before were lost.
     pub(crate) fn go_on(&mut self, stream: &str, version: Version) {
         if !self.losses.is_empty()
-            && let Some(entry) = self.streams.get_mut(stream)
+            && let Some(slot) = self.slot(stream)
         {
-            entry.go_on(version, &self.losses);
+            self.streams[slot.0 as usize].go_on(version, &self.losses);
         }
     }
 
     /// The versions that were lost, in no order.
     pub(crate) fn lost(&self) -> impl Iterator<Item = (&str, &LostVersions)> {
-        let streams = self.streams.iter();
-        streams.flat_map(|(name, entry)| entry.lost.iter().map(|run| (&**name, run)))
+        self.streams()
+            .flat_map(|(name, entry)| entry.lost.iter().map(move |run| (name, run)))
     }
 
     /// What was lost in the segment, in order.
@@ -304,12 +325,20 @@ impl ActiveIndex {
         &self.losses
     }
 
+    pub(crate) fn slot(&self, stream: &str) -> Option<Slot> {
+        self.slots.get(stream).copied()
+    }
+
+    pub(crate) fn at(&self, slot: Slot) -> &StreamOffsets {
+        &self.streams[slot.0 as usize]
+    }
+
     pub(crate) fn stream(&self, stream: &str) -> Option<&StreamOffsets> {
-        self.streams.get(stream)
+        self.slot(stream).map(|slot| self.at(slot))
     }
 
     pub(crate) fn streams(&self) -> impl ExactSizeIterator<Item = (&str, &StreamOffsets)> {
-        self.streams.iter().map(|(name, entry)| (&**name, entry))
+        self.slots.iter().map(|(name, &slot)| (&**name, self.at(slot)))
     }
 
     pub(crate) fn landmarks(&self) -> &[Landmark] {
