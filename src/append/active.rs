@@ -1,6 +1,7 @@
 //! The active segment as the appender sees it: the image it fills, the open group, and the index of both.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::batch::{Batch, Part};
@@ -13,10 +14,16 @@ use crate::index::active::{ActiveIndex, Slot};
 use crate::options::segment_reserve;
 use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
-use crate::storage::Dir;
 use crate::storage::map::{Image, ImageWriter};
+use crate::storage::{Dir, PAGE_BYTES};
 use crate::sync::RwLock;
 use crate::types::{Appended, Position, Timestamp, Version};
+
+/// How far ahead of the last closed group the memory of the image is asked for: what the fastest writer fills in some milliseconds.
+const POPULATE_AHEAD: usize = 8 << 20;
+
+/// Before so much of a segment is filled, nothing is asked for: a log that gets few events takes no memory ahead.
+const POPULATE_FROM: usize = 1 << 20;
 
 /// The segment that is being filled.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub(crate) struct ActiveSegment {
     generation: Generation,
     /// Where the last closed group ends.
     end: usize,
+    /// How far the memory of the image has been asked for.
+    populated: usize,
     /// Whether marks are the last closed group, or there is nothing to be marked.
     is_marked: bool,
     open: Option<OpenGroup>,
@@ -91,6 +100,7 @@ impl ActiveSegment {
             record_seed: header.record_seed(generation),
             generation,
             end,
+            populated: end,
             is_marked,
             open: None,
         }
@@ -123,6 +133,17 @@ impl ActiveSegment {
 
     pub(crate) fn image(&self) -> &Arc<Image> {
         self.image.image()
+    }
+
+    /// What of the image is to be asked for now, if it is time.
+    pub(crate) fn populate_next(&mut self) -> Option<Range<usize>> {
+        let to = (self.end + POPULATE_AHEAD).min(self.image.image().len());
+        if self.end < POPULATE_FROM || to < self.populated + POPULATE_AHEAD / 2 {
+            return None;
+        }
+        let from = std::mem::replace(&mut self.populated, to).max(self.end);
+        // Whole pages.
+        Some(from / PAGE_BYTES * PAGE_BYTES..to / PAGE_BYTES * PAGE_BYTES)
     }
 
     pub(crate) fn has_open_group(&self) -> bool {

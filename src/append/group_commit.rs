@@ -565,7 +565,12 @@ impl Appender {
             }
             jobs += 1;
             committing.last_callers = self.open_callers.swap(0, Ordering::Relaxed);
+            let ahead = placing.active.populate_next().filter(|_| self.environment.threads);
+            let ahead = ahead.map(|range| Work::Populate(Arc::clone(placing.active.image()), range));
             drop(placing);
+            if let Some(work) = ahead {
+                self.maintain(work);
+            }
             match job {
                 Job::Write(group) => self.write_group(committing, group),
                 Job::Roll => self.finish_roll(committing),

@@ -2,6 +2,7 @@
 //! that is promised depends on it.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::segments::directory::last_part;
 use crate::segments::prepare;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
+use crate::storage::map::Image;
 use crate::storage::{Dir, write_small_atomically};
 use crate::sync::channel::{Receiver, RecvTimeoutError, unbounded};
 use crate::sync::thread;
@@ -36,6 +38,8 @@ pub(crate) enum Work {
     Prepare,
     /// A segment has been sealed: write its index file and let go of its image.
     Sealed(Box<ActiveSegment>),
+    /// Take memory for what comes next in the active segment.
+    Populate(Arc<Image>, Range<usize>),
     /// Make index files for sealed segments that have none.
     MakeIndexes,
     /// A mark is owed: ask from now on whether the log is idle.
@@ -113,6 +117,7 @@ impl Maintenance<'_> {
             Work::Stop => self.stopped = true,
             Work::MarkWhenIdle => self.ask_after = Some(IDLE),
             Work::Prepare => self.spare_owed = true,
+            Work::Populate(..) => run(self.appender, work),
             Work::Sealed(_) => {
                 run(self.appender, work);
                 self.spare_owed = true;
@@ -138,6 +143,7 @@ pub(crate) fn run(appender: &Appender, work: Work) {
             drop(active);
             make_index(&*appender.dir, &appender.segments, &segment);
         }
+        Work::Populate(image, range) => image.populate(&range),
         Work::MakeIndexes => make_missing_indexes(appender, || true),
         Work::Prepare | Work::MarkWhenIdle | Work::Stop => {}
     }

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::ptr;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -138,6 +138,17 @@ impl Image {
         self.memory.len()
     }
 
+    /// Takes the memory of `range` from the system now, so that who fills it need not wait for it to be zeroed. A request only.
+    pub(crate) fn populate(&self, range: &Range<usize>) {
+        #[cfg(target_os = "linux")]
+        drop(
+            self.memory
+                .advise_range(memmap2::Advice::PopulateWrite, range.start, range.len()),
+        );
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
     /// What is frozen: never written again.
     pub(crate) fn frozen(&self) -> &[u8] {
         let len = self.frozen.load(Ordering::Acquire);
@@ -231,6 +242,18 @@ mod tests {
         writer.put(5, b"later");
         assert_eq!(image.frozen(), b"abcde");
         assert_eq!(&writer.all()[..12], b"abcdelater\0\0");
+    }
+
+    #[test]
+    fn memory_that_is_asked_for_ahead_is_as_it_was() {
+        let mut writer = Image::zeroed(1 << 16).unwrap();
+        writer.put(4095, b"ab");
+        writer.image().populate(&(0..1 << 15));
+        writer.image().populate(&(1 << 15..1 << 20));
+        assert_eq!(writer.all().iter().position(|&b| b != 0), Some(4095));
+        writer.put((1 << 15) - 1, b"cd");
+        writer.freeze(1 << 16);
+        assert_eq!(writer.image().frozen().iter().filter(|&&b| b != 0).count(), 4);
     }
 
     #[test]
