@@ -267,17 +267,22 @@ fn repair_once(
             unwritten: None,
         },
     };
-    if let Err(error) = repair.mend(mending, environment) {
-        // What has been mended by now is not found again.
-        drop(repair.write_report(Some(&error)));
-        return Err(error);
-    }
-    let verified = verify_in(root, &mut |verified| {
-        progress(RepairProgress {
-            bytes_done: read_to_mend + verified.bytes_done,
-            bytes_total: read_to_mend + verified.bytes_total,
-        });
-    })?;
+    let verified = repair.mend(mending, environment).and_then(|()| {
+        verify_in(root, &mut |verified| {
+            progress(RepairProgress {
+                bytes_done: read_to_mend + verified.bytes_done,
+                bytes_total: read_to_mend + verified.bytes_total,
+            });
+        })
+    });
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => {
+            // What has been mended by now is not found again.
+            drop(repair.write_report(Some(&error)));
+            return Err(error);
+        }
+    };
     for damage in &verified.derived_damages {
         if !repair.outdated.contains(&damage.path) {
             repair.set_derived_aside(damage);

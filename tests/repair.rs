@@ -242,6 +242,39 @@ fn a_repair_can_be_interrupted_at_every_operation() {
     }
 }
 
+/// All is mended, and then it cannot be read once more: what was lost is told all the same, for the next repair does not find it.
+#[test]
+fn what_was_mended_is_told_though_it_cannot_be_read_again() {
+    let mut losses = 0;
+    for seed in 0..8 {
+        let (_, disk, said) = damaged(seed);
+        let report = repair(&disk.fork(), seed).unwrap();
+        let mut reads_fail = false;
+        let failed = repair_in(
+            &disk.root(),
+            &RepairOptions::new(),
+            &Environment::deterministic(seed),
+            |_| {
+                // It has been read for the first time by now.
+                if !std::mem::replace(&mut reads_fail, true) {
+                    disk.fail_reads("annals.meta", std::io::ErrorKind::Other, 1);
+                }
+            },
+        );
+        assert!(
+            matches!(failed, Err(Error::Io { .. })),
+            "seed {seed}: {said:?}: {failed:?}"
+        );
+        for loss in &report.losses {
+            let is_told = reports(&disk).iter().any(|text| text.contains(&positions_of(loss)));
+            assert!(is_told, "seed {seed}: {said:?}: nobody says {loss}");
+            losses += 1;
+        }
+        assert_eq!(repair(&disk, seed + 1).unwrap().losses, [], "seed {seed}: {said:?}");
+    }
+    assert!(losses > 5);
+}
+
 #[test]
 fn a_whole_log_is_left_alone() {
     let sample = sample(3, 40, false);
