@@ -542,3 +542,34 @@ fn a_snapshot_that_was_saved_is_there_after_a_power_cut_with_os_too() {
         }
     }
 }
+
+/// A log with `Durability::Os` is synced for a save, and not only once nobody appends.
+#[cfg(feature = "sim")]
+#[test]
+fn a_save_waits_for_no_idle_moment() {
+    use annals::sim::{Environment, SimDisk};
+    use common::gated::{Hold, gated};
+
+    let (root, gate) = gated(&SimDisk::new(1));
+    let options = Options::new().segment_bytes(4 << 20).durability(annals::Durability::Os);
+    let log = Log::open_in(root, options, Environment::system()).unwrap();
+    log.append("s", Any, &[event("1")]).unwrap();
+    let mut more = annals::Batch::new();
+    more.add("more", Any, &[event("x")]).unwrap();
+    gate.hold(Hold::Writes);
+    drop(log.append_async(&more).unwrap());
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| log.save_snapshot("s", Version::new(1), 0, b"x"));
+        // While one group is being written, the next one is there already.
+        let groups = (0..20_000).take_while(|_| {
+            gate.wait_until_held();
+            drop(log.append_async(&more).unwrap());
+            gate.let_one_by();
+            !saving.is_finished()
+        });
+        let groups = groups.count();
+        gate.release();
+        saving.join().unwrap().unwrap();
+        assert!(groups < 20_000);
+    });
+}

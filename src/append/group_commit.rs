@@ -890,12 +890,13 @@ impl Appender {
 
     /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only
     /// the operating system has counts as under way where readers wait for the sync: the flush is coming. With `durable`, until all
-    /// of that is durable, for which this sees to a flush if none is coming.
+    /// of that is durable, for which this sees to a flush if none is coming, at once: with many appenders there may be no idle moment.
     pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
         let mut placing = self.placing.lock();
         let last = placing.next_position.get() - 1;
         // An attempt from before says nothing of the one that this sees to.
         placing.flush_failure = None;
+        let mut asks = durable && self.options.durability == Durability::Os;
         loop {
             if let Some(error) = &placing.poisoned {
                 return Err(error.clone());
@@ -917,7 +918,7 @@ impl Appender {
                 return if durable { Err(Error::Closed) } else { Ok(()) };
             }
             if !wait {
-                if is_idle {
+                if is_idle || asks {
                     // Nobody else would see to the flush that the next try finds done.
                     placing.flush_wanted = true;
                     self.leave(placing, false);
@@ -928,10 +929,11 @@ impl Appender {
                     max: self.options.in_flight_bytes_max,
                 });
             }
-            if is_idle {
+            if is_idle || asks {
                 if let Some(error) = placing.flush_failure.take() {
                     return Err(error);
                 }
+                asks = false;
                 placing.flush_wanted = true;
                 self.leave(placing, true);
                 placing = self.placing.lock();
