@@ -894,8 +894,10 @@ impl Appender {
     pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
         let mut placing = self.placing.lock();
         let last = placing.next_position.get() - 1;
-        // An attempt from before says nothing of the one that this sees to.
-        placing.flush_failure = None;
+        // An attempt from before says nothing of the one that this sees to. That of a close is for who closes.
+        if !placing.closed {
+            placing.flush_failure = None;
+        }
         let mut asks = durable && self.options.durability == Durability::Os;
         loop {
             if let Some(error) = &placing.poisoned {
@@ -1104,4 +1106,57 @@ pub(crate) fn nonce(environment: &Environment) -> u32 {
     )]
     let nonce = environment.random() as u32;
     nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::storage::sim::{Fault, SimDisk};
+    use crate::{ExpectedVersion, Log, NewEvent};
+
+    /// A retry that was on its way when the log was closed comes to wait for what is durable as the warning is told that it could not be made so.
+    struct Retry(Log);
+
+    impl Subscriber for Retry {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn event(&self, _: &Event<'_>) {
+            drop(self.0.appender().unwrap().settle(true, true));
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_close_that_made_nothing_durable_says_so_to_whoever_closes() {
+        let disk = SimDisk::new(1);
+        let log = Log::open_in(disk.root(), Options::new(), Environment::deterministic(1)).unwrap();
+        let mut batch = Batch::new();
+        batch
+            .add("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+            .unwrap();
+        batch.durability(Durability::Os);
+        // The sync that follows at once, a direct write, and that of the close.
+        for op in [1, 2] {
+            disk.fail_at(disk.ops() + op, Fault::Error(io::ErrorKind::StorageFull));
+        }
+        log.append_batch(&batch).unwrap();
+        let closed = tracing::subscriber::with_default(Retry(log.clone()), || log.close());
+        assert!(closed.is_err_and(|error| error.is_storage_full()));
+    }
 }
