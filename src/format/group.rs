@@ -149,12 +149,8 @@ pub(crate) fn sector_end(offset: usize) -> usize {
 
 /// How many of the parts of `group`, which stands at `offset`, are all zero. The first one, with the header, never is.
 pub(crate) fn zero_parts(group: &[u8], offset: usize) -> u32 {
-    let behind_first = group.get(sector_end(offset) - offset..).unwrap_or_default();
-    let zeros = behind_first
-        .chunks(SECTOR_BYTES)
-        .filter(|part| is_zero_part(part))
-        .count();
-    u32::try_from(zeros).unwrap_or(u32::MAX)
+    let next = sector_end(offset) - offset;
+    ZeroParts { zeros: 0, next }.total(group, group.len())
 }
 
 fn is_zero_part(part: &[u8]) -> bool {
