@@ -165,6 +165,11 @@ impl SegmentHeader {
 pub(crate) struct LastSeed(Option<(Generation, u32)>);
 
 impl LastSeed {
+    /// The generation of that seed; `None` if there was none.
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        self.0.map(|(generation, _)| generation)
+    }
+
     /// The seed of `generation` in the segment of `header`, the same each time.
     #[inline]
     pub(crate) fn of(&mut self, header: &SegmentHeader, generation: Generation) -> u32 {

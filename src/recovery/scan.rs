@@ -26,7 +26,7 @@ use crate::format::group::{
     GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates, is_zero, sector_end, zero_parts,
 };
 use crate::format::record::{self, Decoded, EventRef, LostRef, Record, RecordError, Seal};
-use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment_header::{Generation, LastSeed, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{ALIGNMENT, SECTOR_BYTES};
 use crate::seeded_bugs::SeededBug;
 use crate::types::{Position, Timestamp};
@@ -81,7 +81,6 @@ pub(crate) enum Tail {
 }
 
 /// A place in a segment where there was something durable, and where no whole group is.
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
     /// Where the first group that is not whole starts.
@@ -167,7 +166,8 @@ pub(super) struct Scanner<'a> {
     bytes: &'a [u8],
     header: &'a SegmentHeader,
     pub(super) group_seed: u32,
-    record_seed: (Generation, u32),
+    /// Of the last group that was looked into.
+    record_seed: LastSeed,
     /// Groups that no later group has called durable yet: (last position, end, whether it is a mark).
     unproven: VecDeque<(Position, usize, bool)>,
     pub(super) found: Scan,
@@ -180,7 +180,7 @@ impl<'a> Scanner<'a> {
             bytes,
             header,
             group_seed: header.group_seed(),
-            record_seed: (Generation::default(), header.record_seed(Generation::default())),
+            record_seed: LastSeed::default(),
             unproven: VecDeque::new(),
             found: Scan {
                 end: start,
@@ -209,7 +209,7 @@ impl<'a> Scanner<'a> {
 
     /// The generation of the last group that was looked into; not below that of the last whole one.
     pub(super) fn generation(&self) -> Generation {
-        let generation = self.record_seed.0;
+        let generation = self.record_seed.generation().unwrap_or_default();
         Generation {
             ordinal: generation.ordinal.max(1),
             ..generation
@@ -222,7 +222,7 @@ impl<'a> Scanner<'a> {
             last_position: Position::new(group.first_position.get().saturating_sub(1)),
             ..self.found
         };
-        let seed = self.header.record_seed(group.generation);
+        let seed = &mut LastSeed::default();
         follows(group, &before) && read_group(self.bytes, offset, group, self.header, seed, &before, &mut ()).is_ok()
     }
 
@@ -231,16 +231,13 @@ impl<'a> Scanner<'a> {
         let Some(group) = self.header_at(offset).filter(|group| follows(group, &self.found)) else {
             return Step::Bad(None);
         };
-        if self.record_seed.0 != group.generation {
-            self.record_seed = (group.generation, self.header.record_seed(group.generation));
-        }
         visitor.group(offset, &group);
         let body = match read_group(
             self.bytes,
             offset,
             &group,
             self.header,
-            self.record_seed.1,
+            &mut self.record_seed,
             &self.found,
             visitor,
         ) {
@@ -394,10 +391,11 @@ pub(crate) fn read_group(
     offset: usize,
     group: &GroupHeader,
     header: &SegmentHeader,
-    record_seed: u32,
+    record_seed: &mut LastSeed,
     before: &Scan,
     visitor: &mut impl Visitor,
 ) -> Result<Scan, GroupError> {
+    let record_seed = record_seed.of(header, group.generation);
     let mut found = *before;
     let start = offset + GROUP_HEADER_BYTES;
     let invalid = |offset, what| Err(GroupError::Invalid { offset, what });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::error::{Error, IoContext, Result};
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, is_zero};
 use crate::format::record::{EventRef, LostRef};
-use crate::format::segment_header::{Generation, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment_header::{Generation, LastSeed, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
 use crate::recovery::scan::{GroupError, Hole, Scan, Tail, Visitor, follows, read_group};
 use crate::storage::map::{Image, ImageWriter};
@@ -123,7 +123,7 @@ pub(crate) struct SealedCheck {
     header: SegmentHeader,
     damaged_copy: Option<usize>,
     group_seed: u32,
-    record_seed: (Generation, u32),
+    record_seed: LastSeed,
     found: Scan,
     /// The group after `found.end` ends here, as far as is known.
     wanted: usize,
@@ -167,12 +167,11 @@ impl SealedCheck {
                 });
             }
         };
-        let generation = Generation::default();
         Ok(Start::Segment(Box::new(Self {
             file,
             damaged_copy: SegmentHeader::damaged_copy(window.bytes()),
             group_seed: header.group_seed(),
-            record_seed: (generation, header.record_seed(generation)),
+            record_seed: LastSeed::default(),
             found: Scan {
                 end: SEGMENT_HEADER_BYTES,
                 proven_end: SEGMENT_HEADER_BYTES,
@@ -181,7 +180,7 @@ impl SealedCheck {
                 last_position: Position::new(first.get().saturating_sub(1)),
                 last_timestamp: None,
                 event_count: 0,
-                generation,
+                generation: Generation::default(),
                 seal: None,
                 tail: Tail::Clean,
             },
@@ -239,9 +238,6 @@ impl SealedCheck {
                 };
                 self.wanted += group.body_len as usize;
                 if self.wanted <= base + bytes.len() {
-                    if self.record_seed.0 != group.generation {
-                        self.record_seed = (group.generation, self.header.record_seed(group.generation));
-                    }
                     let mut shifted = Shifted { visitor, base };
                     shifted.group(here, &group);
                     match read_group(
@@ -249,7 +245,7 @@ impl SealedCheck {
                         here,
                         &group,
                         &self.header,
-                        self.record_seed.1,
+                        &mut self.record_seed,
                         &self.found,
                         &mut shifted,
                     ) {
