@@ -608,7 +608,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the stream has no event of that version yet that readers may see: a snapshot is never ahead
-    /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Damaged`] if that event is. [`Error::Io`], [`Error::Closed`].
+    /// of the log. [`Error::TooLarge`] beyond 1 GiB. [`Error::Damaged`] if that event is. [`Error::Poisoned`] if its sync fails, or one failed
+    /// before. [`Error::Io`], [`Error::ReadOnly`], [`Error::Closed`].
     pub fn save_snapshot(&self, stream: &str, version: Version, codec: u32, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
         let appender = self.appender()?;

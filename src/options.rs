@@ -91,7 +91,8 @@ pub struct Options {
     /// How many snapshots of a stream are kept; default 2, at least 1.
     pub snapshots_kept: usize,
     /// Whether [`Log::save_snapshot`](crate::Log::save_snapshot) returns only once the snapshot is durable; default
-    /// true. Without, a power cut may lose it, which costs a longer replay and nothing else.
+    /// true. The events that it is of are durable then, too: with [`Durability::Os`] a save syncs the log for that. Without, a power cut may lose
+    /// the snapshot, which costs a longer replay and nothing else.
     pub snapshot_sync: bool,
     /// How many bytes of sealed segments are read a second, in the background, to see whether they are still what they were; default 0:
     /// none are. The first round begins with the open, each further one an hour after the end of the last. See
