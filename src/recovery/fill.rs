@@ -357,20 +357,29 @@ pub(crate) fn header_from_groups(
     })?;
     let packed = header(salt, 8);
     let seed = packed.group_seed();
-    let groups: Vec<(usize, GroupHeader)> = header_candidates(bytes, SEGMENT_HEADER_BYTES)
-        .filter_map(|at| Some((at, GroupHeader::decode(&bytes[at..], seed)?)))
-        .collect();
     // Groups that all start on a page, and are more than one, were padded; unless they do so by chance. Then there need be no page left for the
     // seal, for which there always is in a padded one.
-    let on_pages = groups.len() > 1 && groups.iter().all(|(at, _)| at.is_multiple_of(4096));
-    let takes_seal = groups.last().is_some_and(|(at, group)| {
-        let body = at + GROUP_HEADER_BYTES;
-        let end = body + group.body_len as usize;
-        let is_seal = bytes.get(body..).is_some_and(|body| {
-            let decoded = record::decode(body, packed.record_seed(group.generation));
-            decoded.is_ok_and(|decoded| matches!(decoded.record, Record::Seal(_)))
-        });
-        is_seal || group_offset(end, 4096) + GROUP_HEADER_BYTES + SEAL_BYTES <= bytes.len()
+    let mut count = 0;
+    let mut last = None;
+    for at in header_candidates(bytes, SEGMENT_HEADER_BYTES) {
+        let Some(group) = GroupHeader::decode(&bytes[at..], seed) else {
+            continue;
+        };
+        if !at.is_multiple_of(4096) {
+            return Some(packed);
+        }
+        count += 1;
+        last = Some((at, group));
+    }
+    let Some((at, group)) = last.filter(|_| count > 1) else {
+        return Some(packed);
+    };
+    let body = at + GROUP_HEADER_BYTES;
+    let is_seal = bytes.get(body..).is_some_and(|body| {
+        let decoded = record::decode(body, packed.record_seed(group.generation));
+        decoded.is_ok_and(|decoded| matches!(decoded.record, Record::Seal(_)))
     });
-    Some(header(salt, if on_pages && takes_seal { 4096 } else { 8 }))
+    let end = body + group.body_len as usize;
+    let takes_seal = is_seal || group_offset(end, 4096) + GROUP_HEADER_BYTES + SEAL_BYTES <= bytes.len();
+    Some(if takes_seal { header(salt, 4096) } else { packed })
 }
