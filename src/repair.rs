@@ -641,18 +641,21 @@ impl Repair<'_> {
         let name = |attempt| names::repair_report(self.report.time, attempt);
         let mut text = self.report.to_string();
         if let Some(error) = unfinished {
-            text += &format!("it did not come to its end, and the last of this may not have been done: {error}\n");
+            let why = with_causes(error);
+            text += &format!("it did not come to its end, and the last of this may not have been done: {why}\n");
         }
         match self.keep(name, text.as_bytes()) {
             Ok(path) => self.report.path = Some(path),
-            Err(error) => {
-                let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-                let causes: Vec<_> = causes.map(ToString::to_string).collect();
-                self.report.unwritten = Some(causes.join(": caused by "));
-            }
+            Err(error) => self.report.unwritten = Some(with_causes(&error)),
         }
         self.report
     }
+}
+
+/// What `error` says, and what caused it.
+fn with_causes(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": caused by ")
 }
 
 impl std::fmt::Display for RepairReport {
