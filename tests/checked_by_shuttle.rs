@@ -846,6 +846,12 @@ fn a_retry_from_several_threads_is_written_once_and_all_get_its_place() {
 fn what_only_the_operating_system_has_is_durable_after_a_close() {
     check(2000, || {
         let case = Case::new(small().durability(Durability::Os));
+        let mut retried = Batch::new();
+        let event = NewEvent::new("t", "<retried>").id(uuid::Uuid::from_u64_pair(1, 2));
+        retried.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        case.log.append_batch(&retried).unwrap();
+        let log = case.log.clone();
+        let retry = thread::spawn(move || log.append_batch(retried.durability(Durability::Sync)).map(drop));
         let threads: Vec<_> = (0..2)
             .map(|t| {
                 let log = case.log.clone();
@@ -861,6 +867,8 @@ fn what_only_the_operating_system_has_is_durable_after_a_close() {
                 })
             })
             .collect();
+        retry.join().unwrap().unwrap();
+        case.known.assert_durable("retried");
         for (t, thread) in threads.into_iter().enumerate() {
             thread.join().unwrap();
             case.known.assert_durable(&format!("{t}.1"));
