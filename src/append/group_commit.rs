@@ -62,8 +62,8 @@ use crate::sync::channel::Sender;
 use crate::sync::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, thread};
 use crate::types::{Appended, Durability, Position, Timestamp, Version};
 
-/// How long a leader gathers at most: half of what a write takes.
-const GATHER: Duration = Duration::from_micros(60);
+/// How long a leader gathers at most: a quarter of what a write takes (docs/performance.md).
+const GATHER: Duration = Duration::from_micros(30);
 
 /// Appends to the log. Shared by all handles and by the background threads.
 #[derive(Debug)]
