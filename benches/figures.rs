@@ -200,35 +200,38 @@ fn threads(effort: &Effort, threads: usize) {
     report(&name, "us", &mut annals_cpu, &mut best.2, "best bare");
 }
 
-/// Latencies of durable appends by one thread while a segment rolls every 700 events or so, against a bare write that never rolls.
+/// Latencies of durable appends by one thread while segments roll, against a bare write that never rolls: with the smallest segments that
+/// have more than one append in a thousand roll, and with larger ones, where it is fewer.
 fn rolling(effort: &Effort) {
-    let dir = BenchDir::new("rolling");
-    let options = Options::new().segment_bytes(256 << 10);
-    let log = Log::open(dir.path("log"), options).expect("the log opens");
-    let mut writer = RawWriter::create(&dir.path("raw"), SEGMENT_BYTES, Strategy::DirectImage).expect("raw writer");
-    let count = if is_quick() { 1000 } else { 10_000 };
-    let quantiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
-    let (mut annals, mut bare) = (quantiles.map(|_| Vec::new()), quantiles.map(|_| Vec::new()));
-    let stream = stream_name(1);
-    for _ in 0..effort.rounds {
-        let (mut latencies, mut raw_latencies) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            let start = Instant::now();
-            log.append(&stream, ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
-                .expect("appends");
-            latencies.push(start.elapsed());
-            let start = Instant::now();
-            writer.append(&PAYLOAD).expect("writes");
-            raw_latencies.push(start.elapsed());
+    for (kib, every) in [(256, 700), (4096, 12_000)] {
+        let dir = BenchDir::new("rolling");
+        let options = Options::new().segment_bytes(kib << 10);
+        let log = Log::open(dir.path("log"), options).expect("the log opens");
+        let mut writer = RawWriter::create(&dir.path("raw"), SEGMENT_BYTES, Strategy::DirectImage).expect("raw writer");
+        let count = if is_quick() { 1000 } else { 13_000 };
+        let quantiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+        let (mut annals, mut bare) = (quantiles.map(|_| Vec::new()), quantiles.map(|_| Vec::new()));
+        let stream = stream_name(1);
+        for _ in 0..effort.rounds {
+            let (mut latencies, mut raw_latencies) = (Vec::new(), Vec::new());
+            for _ in 0..count {
+                let start = Instant::now();
+                log.append(&stream, ExpectedVersion::Any, &[NewEvent::new("", &PAYLOAD)])
+                    .expect("appends");
+                latencies.push(start.elapsed());
+                let start = Instant::now();
+                writer.append(&PAYLOAD).expect("writes");
+                raw_latencies.push(start.elapsed());
+            }
+            for (i, (_, fraction)) in quantiles.iter().enumerate() {
+                annals[i].push(quantile_us(&mut latencies, *fraction));
+                bare[i].push(quantile_us(&mut raw_latencies, *fraction));
+            }
         }
-        for (i, (_, fraction)) in quantiles.iter().enumerate() {
-            annals[i].push(quantile_us(&mut latencies, *fraction));
-            bare[i].push(quantile_us(&mut raw_latencies, *fraction));
+        for (i, (name, _)) in quantiles.iter().enumerate() {
+            let name = format!("durable, a roll every {every} appends, {name}");
+            report(&name, "us", &mut annals[i], &mut bare[i], "bare, which never rolls");
         }
-    }
-    for (i, (name, _)) in quantiles.iter().enumerate() {
-        let name = format!("durable, 1 thread, while segments roll, {name}");
-        report(&name, "us", &mut annals[i], &mut bare[i], "bare, which never rolls");
     }
 }
 
