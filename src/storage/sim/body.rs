@@ -276,16 +276,14 @@ impl Body {
 
     /// Whether it has bytes in the cache that the disk does not have, and no sync will bring there.
     pub(super) fn is_stale(&self) -> bool {
+        let bytes = |page: Option<&Arc<Page>>, sector| {
+            page.and_then(|page| sector_of(page, sector))
+                .copied()
+                .unwrap_or([0; SECTOR_BYTES])
+        };
         self.unsynced.iter().any(|(page, unsynced)| {
-            let sectors = (0..SECTORS).filter(|sector| unsynced.lost & (1 << sector) != 0);
-            let bytes = |page: Option<&Arc<Page>>, sector: usize| -> Sector {
-                let at = sector * SECTOR_BYTES;
-                page.map_or([0; SECTOR_BYTES], |page| {
-                    page[at..at + SECTOR_BYTES].try_into().expect("a sector")
-                })
-            };
-            sectors
-                .into_iter()
+            (0..SECTORS)
+                .filter(|sector| unsynced.lost & (1 << sector) != 0)
                 .any(|sector| bytes(self.pages.get(page), sector) != bytes(unsynced.durable.as_ref(), sector))
         })
     }

@@ -630,14 +630,17 @@ impl State {
 
     /// The files that have a sector as a write left it that came short within it.
     pub(super) fn split_files(&self) -> Vec<String> {
-        let mut paths = self.paths();
-        paths.retain(|path| self.resolve_file(path).is_ok_and(|(_, inode, _)| inode.is_split()));
-        paths
+        self.paths_of(Inode::is_split)
     }
 
     pub(super) fn stale_files(&self) -> Vec<String> {
+        self.paths_of(|inode| inode.body.is_stale())
+    }
+
+    /// The paths of the files that are so.
+    fn paths_of(&self, is_so: impl Fn(&Inode) -> bool) -> Vec<String> {
         let mut paths = self.paths();
-        paths.retain(|path| self.resolve_file(path).is_ok_and(|(_, inode, _)| inode.body.is_stale()));
+        paths.retain(|path| self.resolve_file(path).is_ok_and(|(_, inode, _)| is_so(inode)));
         paths
     }
 
