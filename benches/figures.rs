@@ -58,12 +58,12 @@ fn main() {
     }
 }
 
-fn report(name: &str, unit: &str, annals: &mut [f64], raw: &mut [f64], raw_name: &str) {
+fn report(name: &str, unit: &str, annals: &[f64], raw: &[f64], raw_name: &str) {
     let mut ratios: Vec<f64> = annals.iter().zip(raw.iter()).map(|(a, r)| a / r).collect();
     println!(
         "{name:<44} annals {:>10.1} {unit}   {raw_name} {:>10.1} {unit}   ratio {:.2}",
-        median(annals),
-        median(raw),
+        median(&mut annals.to_vec()),
+        median(&mut raw.to_vec()),
         median(&mut ratios)
     );
 }
@@ -104,14 +104,8 @@ fn one_thread(effort: &Effort) {
         bare.push(quantile_us(better, 0.5));
         bare_tail.push(quantile_us(better, 0.999));
     }
-    report("durable, 1 thread, p50", "us", &mut annals, &mut bare, "bare");
-    report(
-        "durable, 1 thread, p99.9",
-        "us",
-        &mut annals_tail,
-        &mut bare_tail,
-        "bare",
-    );
+    report("durable, 1 thread, p50", "us", &annals, &bare, "bare");
+    report("durable, 1 thread, p99.9", "us", &annals_tail, &bare_tail, "bare");
 }
 
 fn append_by_threads(log: &Log, threads: usize, time: Duration) -> f64 {
@@ -175,29 +169,21 @@ fn threads(effort: &Effort, threads: usize) {
             cpu[i].push(reading.1);
         }
     }
-    let [mut annals, bare @ ..] = rates;
-    let [mut annals_cpu, bare_cpu @ ..] = cpu;
+    let [annals, bare @ ..] = rates;
+    let [annals_cpu, bare_cpu @ ..] = cpu;
     let name = format!("durable, {threads} threads");
-    let mut best = (f64::MIN, Vec::new(), Vec::new());
-    for (way, (mut bare, bare_cpu)) in ["committer", "leader", "gathering"]
-        .iter()
-        .zip(bare.into_iter().zip(bare_cpu))
-    {
-        report(
-            &name,
-            "k/s",
-            &mut annals.clone(),
-            &mut bare.clone(),
-            &format!("bare {way}"),
-        );
-        let rate = median(&mut bare.clone());
-        if rate > best.0 {
-            best = (rate, std::mem::take(&mut bare), bare_cpu);
-        }
+    let ways = ["committer", "leader", "gathering"];
+    let probes: Vec<_> = bare.into_iter().zip(bare_cpu).collect();
+    for (way, (bare, _)) in ways.iter().zip(&probes) {
+        report(&name, "k/s", &annals, bare, &format!("bare {way}"));
     }
-    report(&name, "k/s", &mut annals, &mut best.1, "best bare");
+    let best = probes
+        .iter()
+        .max_by(|a, b| median(&mut a.0.clone()).total_cmp(&median(&mut b.0.clone())));
+    let (bare, bare_cpu) = best.expect("three ways");
+    report(&name, "k/s", &annals, bare, "best bare");
     let name = format!("{name}, processor time an event");
-    report(&name, "us", &mut annals_cpu, &mut best.2, "best bare");
+    report(&name, "us", &annals_cpu, bare_cpu, "best bare");
 }
 
 /// Latencies of durable appends by one thread while segments roll, against a bare write that never rolls: with the smallest segments that
@@ -230,7 +216,7 @@ fn rolling(effort: &Effort) {
         }
         for (i, (name, _)) in quantiles.iter().enumerate() {
             let name = format!("durable, a roll every {every} appends, {name}");
-            report(&name, "us", &mut annals[i], &mut bare[i], "bare, which never rolls");
+            report(&name, "us", &annals[i], &bare[i], "bare, which never rolls");
         }
     }
 }
@@ -274,8 +260,8 @@ fn tickets(effort: &Effort) {
     report(
         "durable, 1 thread, tickets",
         "M/s",
-        &mut annals,
-        &mut bare,
+        &annals,
+        &bare,
         "bare batches of 1000",
     );
 }
@@ -300,8 +286,8 @@ fn batches(effort: &Effort) {
         report(
             &format!("durable, 1 thread, batches of {count}"),
             "M/s",
-            &mut annals,
-            &mut bare,
+            &annals,
+            &bare,
             "bare",
         );
     }
@@ -327,8 +313,8 @@ fn os(effort: &Effort) {
         report(
             &format!("os, 1 thread, batches of {count}"),
             "M/s",
-            &mut annals,
-            &mut bare,
+            &annals,
+            &bare,
             "bare pwrite",
         );
     }
@@ -375,20 +361,8 @@ fn replay(effort: &Effort) {
             bare.push(raw_rate);
         }
     }
-    report(
-        "replay, warm, borrowed",
-        "M/s",
-        &mut by_ref,
-        &mut bare.clone(),
-        "bare with CRC",
-    );
-    report(
-        "replay, warm, iterator",
-        "M/s",
-        &mut by_event,
-        &mut bare,
-        "bare with CRC",
-    );
+    report("replay, warm, borrowed", "M/s", &by_ref, &bare, "bare with CRC");
+    report("replay, warm, iterator", "M/s", &by_event, &bare, "bare with CRC");
 }
 
 /// Loads of whole streams of 20 events, which lie apart, warm, by one thread.
@@ -431,7 +405,7 @@ fn streams(effort: &Effort) {
             }
         }
         let name = format!("loads of {EVENTS}-event streams, {segments}");
-        report(&name, "k/s", &mut annals, &mut bare, "bare with CRC");
+        report(&name, "k/s", &annals, &bare, "bare with CRC");
     }
 }
 
@@ -509,9 +483,9 @@ fn verify(effort: &Effort) {
         }
         let name = format!("verify, warm, threads: {threads}");
         let by_cpu_name = format!("{name}, a CPU second");
-        report(&name, "GB/s", &mut by_clock.clone(), &mut memory, "CRC of memory");
-        report(&name, "GB/s", &mut by_clock, &mut files_by_clock, "read and CRC");
-        report(&by_cpu_name, "GB  ", &mut by_cpu, &mut files_by_cpu, "read and CRC");
+        report(&name, "GB/s", &by_clock, &memory, "CRC of memory");
+        report(&name, "GB/s", &by_clock, &files_by_clock, "read and CRC");
+        report(&by_cpu_name, "GB  ", &by_cpu, &files_by_cpu, "read and CRC");
     }
 }
 
