@@ -234,7 +234,7 @@ impl Log {
         let dir = recovered.segments_dir;
         let active = recovered.active;
         let before = recovered
-            .generation
+            .highest_ordinal
             .saturating_sub(SeededBug::NoGenerationAtOpen.is_on().into());
         let generation = Generation::after(before, nonce(&environment)).ok_or_else(|| {
             Error::damaged(Damage {

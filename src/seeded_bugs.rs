@@ -48,6 +48,10 @@ seeded_bugs! {
     AdoptedNotRewritten,
     /// recovery writes what it adopts and what it zeroes without a sync
     AdoptedNotSynced,
+    /// recovery goes on though its sync failed
+    FailedSyncAtOpen,
+    /// recovery does not note a cut that the next count of generations may depend on
+    CutNotNoted,
     /// a sync that failed is tried again, and its success is believed
     FailedSyncRetried,
     /// a sync that failed is taken back like a write that failed, and the handle goes on

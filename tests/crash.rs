@@ -694,65 +694,6 @@ fn zeros_of_a_recovery_that_was_killed_are_synced_by_the_next() {
     );
 }
 
-/// A recovery zeroes a torn end, and its sync fails: the page cache has the zeros and the disk the groups of old. The next open finds
-/// nothing of them, and counts generations from where they did. The groups that stand behind the first new one after a power cut must
-/// not be taken for its successors.
-#[test]
-fn groups_that_a_failed_sync_of_zeros_has_left_never_come_back() {
-    let options = Options::new().segment_bytes(16 << 10).direct_io(false);
-    let path = "segments/00000000000000000001.log";
-    let append = |log: &Log, n| {
-        // Batch 2, and 62 which is as long, end so that the next group begins with a sector: what is written of them spares it.
-        let len = if n == 1 { 1500 } else { 1844 };
-        log.append_batch(&batch_of(n, &[("alpha", vec![len])], None).0)
-    };
-    for rewind in [false, true] {
-        let disk = SimDisk::new(1);
-        let log = open(&disk, &options, 1).unwrap();
-        append(&log, 1).unwrap();
-        let disk = disk.kill();
-        drop(log);
-        let log = open(&disk, &options.clone().durability(Durability::Os), 2).unwrap();
-        if rewind {
-            // What is taken back counts too, and leaves no trace.
-            disk.fail_at(disk.ops(), Fault::Error(std::io::ErrorKind::Other));
-            assert!(matches!(append(&log, 2), Err(Error::Io { .. })));
-        }
-        append(&log, 2).unwrap();
-        let second = disk.read_file(path).unwrap();
-        append(&log, 3).unwrap();
-        let disk = disk.crash_with(CrashMode::KeepAll);
-        drop(log);
-        let mut bytes = disk.read_file(path).unwrap();
-        let torn = second.iter().rposition(|&byte| byte != 0).unwrap() / 512 * 512 - 512;
-        bytes[torn..torn + 512].fill(0);
-        assert_eq!(&bytes[torn + 1028..][..4], b"GRP\x01", "where batch 3 begins");
-        disk.write_file(path, &bytes).unwrap();
-
-        let mut failed = 0;
-        for op in 0.. {
-            let disk = disk.fork();
-            disk.fail_at(op, Fault::Error(std::io::ErrorKind::Other));
-            if let Ok(log) = open(&disk, &options, 3) {
-                if disk.ops() > op {
-                    continue;
-                }
-                assert_eq!(log.recovery().verdict, Verdict::TornTail);
-                break;
-            }
-            failed += 1;
-            let log = open(&disk, &options, 4).unwrap();
-            append(&log, 62).unwrap();
-            let found = disk.crash_with(CrashMode::DropAll);
-            drop(log);
-            let log = open(&found, &options, 5).unwrap();
-            let batches: Vec<_> = whole_log(&log).unwrap().iter().map(Found::batch).collect();
-            assert_eq!(batches, [Some(1), Some(62)], "operation {op}, rewind {rewind}");
-        }
-        assert!(failed > 1, "{failed} operations fail an open");
-    }
-}
-
 /// A roll succeeds, the first group of the new segment does not, and the close leaves a mark in it and no event. The time of the last
 /// event is then found in the segment before.
 #[test]

@@ -19,6 +19,8 @@ pub(crate) const SPARE_UNFINISHED: &str = "spare.tmp";
 /// The next segment, before it has its name: worth nothing. Its own name, because the next spare may be prepared by another
 /// thread while a roll is under way.
 pub(crate) const NEXT_UNFINISHED: &str = "next.tmp";
+/// An empty file: a recovery began to cut the end of the log off, and has not finished.
+pub(crate) const CUT_UNFINISHED: &str = "cut.unfinished";
 
 /// Digits of a position in a name: enough for every u64.
 const DIGITS: usize = 20;

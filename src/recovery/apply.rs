@@ -10,7 +10,6 @@
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::fill::garbage_end;
 use super::mend::{self, Mend, MendedSegment, Unproven, mend};
 use super::plan::{Before, Decision, Newest, decide, is_unused, needs_before};
+use super::quarantine::{note_cut, quarantine, unless_full};
 use super::rebuild::IndexBuilder;
 use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
@@ -37,7 +37,7 @@ use crate::segments::prepare;
 use crate::segments::segment::Overlay;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{
-    Bytes, Dir, Entry, File, OpenMode, PAGE_BYTES, fs, read_small, read_up_to, write_all_at, write_small_atomically,
+    Bytes, Dir, Entry, File, OpenMode, fs, read_small, read_up_to, write_all_at, write_small_atomically,
 };
 use crate::types::{Position, Timestamp};
 
@@ -51,7 +51,9 @@ pub struct RecoveryReport {
     /// [`OpenMode::ReadOnlyDegraded`](crate::OpenMode::ReadOnlyDegraded), so that nothing was changed: what is called cut off here is there still, and
     /// not shown.
     pub read_only: bool,
-    /// Bytes that were cut off behind the last whole group.
+    /// Bytes that were cut off behind the last whole group. 0 with another verdict than [`Verdict::Clean`]: the disk is full, and what was to be
+    /// noted or kept before that could not be, so they are where they were and not shown, and appends answer [`Error::Io`] until the log is
+    /// opened with some space.
     pub cut_bytes: u64,
     /// The positions that what was cut off speaks of, first to last, where any can be told from what is left of it. With
     /// [`Verdict::AmbiguousLastGroup`] they may have been acknowledged; with [`Verdict::TornTail`] they were not, as far as the disk
@@ -64,7 +66,7 @@ pub struct RecoveryReport {
     /// How long the open took.
     pub elapsed: Duration,
     /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for writing: the
-    /// disk is full, so they are where they were and not shown, and appends answer [`Error::Io`] until the log is opened with some space.
+    /// disk is full, and they were not cut off.
     pub quarantined: Option<PathBuf>,
     /// Where the first page of the newest segment was put, which was removed with nothing behind it: a roll that did not finish, and
     /// a page that is not the header it should be. It cost no event.
@@ -83,7 +85,8 @@ pub(crate) struct RecoveredLog {
     /// In a degraded open: what is damaged and cost no position.
     pub(crate) damages: Vec<Damage>,
     pub(crate) active: RecoveredSegment,
-    pub(crate) generation: u32,
+    /// Of all generations so far.
+    pub(crate) highest_ordinal: u32,
     pub(crate) last_timestamp: Timestamp,
     pub(crate) is_marked: bool,
     /// Why nothing may be appended: what is to be cut off is still there, because there is no space to keep it aside.
@@ -447,6 +450,7 @@ fn adopt(
         removed,
     };
     let mut cut_end = found.end;
+    let mut is_cut = true;
     let cut_positions = |last| cut_positions(&found, last, rolled_at);
     match found.tail {
         Tail::Clean => {}
@@ -464,11 +468,26 @@ fn adopt(
                 Ok(path) => report.quarantined = Some(path),
                 Err(error) => {
                     no_appends = Some(error);
-                    cut_end = found.end;
+                    is_cut = false;
                 }
             }
         }
         Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
+    }
+    let mut is_noted = is_cut_unfinished(&*segments_dir)?;
+    // Groups of the next ordinal are those of another attempt at it, and their nonce tells. What has a higher one could follow, if a later
+    // open does not see it and counts from the last group: when these zeros are in the page cache, and not on the disk.
+    if is_cut && found.highest_ordinal > found.generation.ordinal + 1 && !SeededBug::CutNotNoted.is_on() {
+        match unless_full(note_cut(&*segments_dir))? {
+            Ok(()) => is_noted = true,
+            Err(error) => {
+                no_appends = Some(error);
+                is_cut = false;
+            }
+        }
+    }
+    if !is_cut {
+        cut_end = found.end;
     }
     report.cut_bytes = (cut_end - found.end) as u64;
     if SeededBug::CutNotZeroed.is_on() {
@@ -477,6 +496,11 @@ fn adopt(
     let cut = image.unfrozen_mut(found.end, cut_end - found.end);
     let was = cut.to_vec();
     cut.fill(0);
+    let is_finished = is_cut && is_noted;
+    if is_finished {
+        // Who began it may have died behind a sync that failed: zeros that are read are not those of the disk before they are written again.
+        cut_end = header.segment_bytes as usize;
+    }
     // Where groups start on pages of their own, the page of the last proven one is left alone.
     let mut start = found.proven_end.next_multiple_of(header.group_align as usize);
     if SeededBug::AdoptedNotRewritten.is_on() {
@@ -487,13 +511,20 @@ fn adopt(
         write_all_at(&*file, bytes, start as u64).at(&path, "writing what was recovered")?;
     }
     // Though nothing was written: the zeros behind the end may be those of a recovery that was killed before its sync.
-    let synced = SeededBug::AdoptedNotSynced.leaves_out(|| file.sync_data());
+    let synced = SeededBug::AdoptedNotSynced
+        .leaves_out(|| file.sync_data())
+        .or_else(|error| SeededBug::FailedSyncAtOpen.leaves_out(|| Err(error)));
     if synced.is_err() && !was.is_empty() {
         // The page cache has the zeros now and the disk may not. The next open has to find what there was: it counts generations from
         // there, and zeroes it again.
         drop(write_all_at(&*file, &was, found.end as u64));
     }
     synced.at(&path, "syncing what was recovered")?;
+    if is_finished {
+        segments_dir
+            .remove(names::CUT_UNFINISHED)
+            .at(segments_dir.path(), "removing the note of an unfinished cut")?;
+    }
     image.freeze(found.end);
     report.elapsed = started.elapsed();
     if report.verdict != Verdict::Clean {
@@ -510,7 +541,7 @@ fn adopt(
         sealed,
         mended: HashMap::new(),
         damages: Vec::new(),
-        generation: found.generation.ordinal,
+        highest_ordinal: found.highest_ordinal,
         last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
         no_appends,
@@ -524,6 +555,17 @@ fn adopt(
         report,
         segments_dir,
     })
+}
+
+/// Whether a recovery noted that it cuts the end of the log off, and did not come to its end.
+fn is_cut_unfinished(segments: &dyn Dir) -> Result<bool> {
+    match segments.len_of(names::CUT_UNFINISHED) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true).at(
+            &segments.path().join(names::CUT_UNFINISHED),
+            "looking for an unfinished cut",
+        ),
+    }
 }
 
 /// What [`Decision::Damaged`] says of the newest segment, which is the file `path`.
@@ -892,158 +934,4 @@ fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surv
 /// How much of a file there can be to read, whatever its length.
 fn segment_max() -> usize {
     usize::try_from(SEGMENT_BYTES_MAX).unwrap_or(usize::MAX)
-}
-
-/// A full disk is no reason not to open.
-fn unless_full<T>(result: Result<T>) -> Result<Result<T, Error>> {
-    match result {
-        Err(error) if error.is_storage_full() => {
-            tracing::error!(%error, "nothing can be appended: the disk is full");
-            Ok(Err(error))
-        }
-        other => other.map(Ok),
-    }
-}
-
-/// Keeps `bytes`, which stood at `offset` of the segment at `first` in the folder `segments`, in a file of their own; if need be in the
-/// place of a spare.
-fn quarantine(
-    root: &Arc<dyn Dir>,
-    segments: &Arc<dyn Dir>,
-    first: Position,
-    offset: u64,
-    bytes: &[u8],
-) -> Result<PathBuf> {
-    let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED].into_iter();
-    loop {
-        match write_to_quarantine(root, first, offset, bytes) {
-            Err(error) if error.is_storage_full() => {
-                if hold_nothing.any(|name| segments.remove(name).is_ok()) {
-                    continue;
-                }
-                // The file, and at worst a block each for the folder and what is to be known of both.
-                let needed = bytes.len().next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
-                let what = format!(
-                    "the disk is full: free {needed} bytes and open the log again; until then it can be read, and not appended to"
-                );
-                let source = io::Error::new(io::ErrorKind::StorageFull, what);
-                return Err(Error::io(
-                    root.path().join(names::QUARANTINE),
-                    "keeping the end of the log aside",
-                    source,
-                ));
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Bytes that are kept aside, piece by piece: those from an offset on, none at the end.
-pub(crate) type Pieces<'a> = dyn Fn(u64) -> io::Result<Cow<'a, [u8]>> + 'a;
-
-/// Keeps `pieces` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
-pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, pieces: &Pieces<'_>) -> Result<PathBuf> {
-    let dir = quarantine_folder(root)?;
-    let mut attempt = 0;
-    loop {
-        let name = name(attempt);
-        let path = dir.path().join(&name);
-        match dir.open(&name, OpenMode::CreateNew) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let file = dir
-                    .open(&name, OpenMode::ReadWrite)
-                    .at(&path, "opening a file in quarantine")?;
-                if is_same(&*file, pieces).at(&path, "reading a file in quarantine")? {
-                    // It may be there, and not be durable: what a sync failed for is written again.
-                    write_pieces(&*file, pieces)
-                        .and_then(|()| file.sync_data())
-                        .and_then(|()| dir.sync())
-                        .at(&path, "writing a file in quarantine")?;
-                    return Ok(path);
-                }
-                attempt += 1;
-            }
-            other => {
-                let file = other.at(&path, "creating a file in quarantine")?;
-                fill_in_quarantine(&*dir, &name, file, pieces).at(&path, "writing a file in quarantine")?;
-                return Ok(path);
-            }
-        }
-    }
-}
-
-/// Bytes that are in memory, as one piece.
-pub(crate) fn in_memory<'a>(bytes: &'a [u8]) -> impl Fn(u64) -> io::Result<Cow<'a, [u8]>> {
-    |offset| {
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        Ok(Cow::Borrowed(bytes.get(offset..).unwrap_or_default()))
-    }
-}
-
-fn write_pieces(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<()> {
-    let mut offset = 0;
-    loop {
-        let piece = pieces(offset)?;
-        if piece.is_empty() {
-            return Ok(());
-        }
-        write_all_at(file, &piece, offset)?;
-        offset += piece.len() as u64;
-    }
-}
-
-/// The folder `quarantine/`, its name durable.
-fn quarantine_folder(root: &Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
-    let dir = root
-        .subdir(names::QUARANTINE, true)
-        .at(root.path(), "creating the folder quarantine")?;
-    root.sync().at(root.path(), "syncing the directory")?;
-    Ok(dir)
-}
-
-/// Writes `pieces` to `file`, which was just created as `name`, durably.
-fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, pieces: &Pieces<'_>) -> io::Result<()> {
-    let written = write_pieces(&*file, pieces)
-        .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
-        .and_then(|()| dir.sync());
-    if written.is_err() {
-        // Half of it is of no use, and takes space. If it stays, the next one has another name.
-        drop(file);
-        drop(dir.remove(name));
-    }
-    written
-}
-
-/// Whether `file` has just these bytes.
-fn is_same(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<bool> {
-    let mut offset = 0;
-    loop {
-        let piece = pieces(offset)?;
-        if piece.is_empty() {
-            return Ok(file.len()? == offset);
-        }
-        let mut there = vec![0; piece.len()];
-        let read = read_up_to(file, &mut there, offset)?;
-        if there[..read] != *piece {
-            return Ok(false);
-        }
-        offset += piece.len() as u64;
-    }
-}
-
-fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
-    let dir = quarantine_folder(root)?;
-    let mut attempt = 0;
-    loop {
-        let name = names::quarantined_tail(first, offset, attempt);
-        let path = dir.path().join(&name);
-        match dir.open(&name, OpenMode::CreateNew) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
-            other => {
-                let file = other.at(&path, "creating a file in quarantine")?;
-                fill_in_quarantine(&*dir, &name, file, &in_memory(bytes)).at(&path, "writing a file in quarantine")?;
-                return Ok(path);
-            }
-        }
-    }
 }

@@ -51,8 +51,10 @@ pub(crate) struct Scan {
     pub(crate) last_timestamp: Option<Timestamp>,
     /// Count of events.
     pub(crate) event_count: u64,
-    /// The generation of the last group, or the highest that any header after it has.
+    /// The generation of the last group.
     pub(crate) generation: Generation,
+    /// The highest ordinal of a generation that the last group or any header after it has.
+    pub(crate) highest_ordinal: u32,
     /// The seal, if the segment has been sealed.
     pub(crate) seal: Option<Seal>,
     /// What comes after `end`.
@@ -191,6 +193,7 @@ impl<'a> Scanner<'a> {
                 last_timestamp: None,
                 event_count: 0,
                 generation: Generation::default(),
+                highest_ordinal: 0,
                 seal: None,
                 tail: Tail::Clean,
             },
@@ -262,6 +265,7 @@ impl<'a> Scanner<'a> {
             is_marked: group.is_mark()
                 && (self.found.is_marked || offset >= self.found.end.next_multiple_of(SECTOR_BYTES)),
             generation: group.generation,
+            highest_ordinal: group.generation.ordinal,
             ..body
         };
         // A mark, too, needs a proof: it promises nothing, but a hole in its place would hide what comes after it.
@@ -282,7 +286,7 @@ impl<'a> Scanner<'a> {
 
         let last_kept = self.found.last_position;
         let behind = self.look_behind(offset);
-        self.found.generation = behind.generation;
+        self.found.highest_ordinal = behind.ordinal;
         let is_torn = lacks_a_sector(bytes, offset, bad_record);
         let is_damaged = !SeededBug::DamageCutOff.is_on()
             && (behind.durable > last_kept || behind.next_events.is_some_and(|next| self.are_proof(next, is_torn)));
@@ -326,7 +330,7 @@ impl<'a> Scanner<'a> {
         let mut behind = Behind {
             durable: last_kept,
             claimed: last_kept,
-            generation: self.found.generation,
+            ordinal: self.found.generation.ordinal,
             next_events: None,
         };
         // What trying groups that turn out not to be whole may cost: as much as reading the segment a few times.
@@ -342,9 +346,7 @@ impl<'a> Scanner<'a> {
             let last = group.first_position.get().saturating_add(count) - 1;
             behind.claimed = behind.claimed.max(Position::new(last)).max(group.durable_position);
             behind.durable = behind.durable.max(group.durable_position);
-            if group.generation.ordinal > behind.generation.ordinal {
-                behind.generation = group.generation;
-            }
+            behind.ordinal = behind.ordinal.max(group.generation.ordinal);
             // Not marks: one that is the payload of an event may pass for one that stands here.
             if behind.next_events.is_none()
                 && candidate > offset
@@ -368,8 +370,8 @@ struct Behind {
     durable: Position,
     /// The last position that one of them speaks of.
     claimed: Position,
-    /// The highest generation; not below that of the last group before the place.
-    generation: Generation,
+    /// The highest ordinal of their generations; not below that of the last group before the place.
+    ordinal: u32,
     /// The first position of the first whole group of events, or of the seal.
     next_events: Option<Position>,
 }

@@ -181,6 +181,7 @@ impl SealedCheck {
                 last_timestamp: None,
                 event_count: 0,
                 generation: Generation::default(),
+                highest_ordinal: 0,
                 seal: None,
                 tail: Tail::Clean,
             },

@@ -10,7 +10,9 @@ use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, 
 
 use super::gated::{Hold, gated};
 use super::noted::{Notes, Noting};
-use super::{Checked, Fate, Found, Oracle, Rng, batch_of, copy, ensure, open, places, snapshot_bytes, whole_log};
+use super::{
+    Checked, Fate, Found, Oracle, Rng, all_files, batch_of, copy, ensure, open, places, snapshot_bytes, whole_log,
+};
 
 /// A promise, and the check of it.
 #[derive(Clone, Copy)]
@@ -33,6 +35,8 @@ macro_rules! checks {
 
 checks! {
     an_earlier_generation_stays_gone,
+    groups_whose_cut_was_never_synced_stay_gone,
+    what_an_open_shows_is_durable,
     a_mark_is_durable_when_close_returns,
     a_lost_sector_of_a_closed_log_is_missed,
     what_is_cut_in_doubt_is_kept,
@@ -129,6 +133,129 @@ fn an_earlier_generation_stays_gone(seed: u64) -> Checked {
         there == [Some(1), Some(4)],
         "what was rolled back stays gone: {there:?}"
     );
+    Ok(())
+}
+
+/// Law 6. A recovery zeroes a torn end, and its sync fails: the page cache has the zeros and the disk the groups of old. The next open finds
+/// nothing of them, and counts generations from where they did. The groups that stand behind the first new one after a power cut must
+/// not be taken for its successors. The generation of the torn end is one that left no group before it: of a second torn end in
+/// the same place, or after a rewind.
+fn groups_whose_cut_was_never_synced_stay_gone(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let is_second = rng.below(2) == 0;
+    let options = options().direct_io(false);
+    let os = options.clone().durability(Durability::Os);
+    // Batch 2, and 62 which is as long, end so that the next group begins with a sector: what is written of them spares it.
+    let (first, len) = (1500, 1844);
+    let disk = left_by(1, [first, 0, 0], &options)?;
+    let leave_torn = |disk: SimDisk| -> Checked<SimDisk> {
+        let log = opened(&disk, &os, 2)?;
+        if !is_second {
+            disk.fail_at(disk.ops(), Fault::Error(ErrorKind::Other));
+            let answer = append(&log, 2, "s", len);
+            ensure!(answer.is_err(), "a call that failed is told");
+        }
+        append(&log, 2, "s", len)?;
+        let second = disk.read_file(SEGMENT).unwrap_or_default();
+        append(&log, 3, "s", len)?;
+        let disk = disk.crash_with(CrashMode::KeepAll);
+        drop(log);
+        let mut bytes = disk.read_file(SEGMENT).unwrap_or_default();
+        let torn = second.iter().rposition(|&byte| byte != 0).unwrap_or(0) / 512 * 512 - 512;
+        ensure!(bytes[torn + 1028..].starts_with(b"GRP\x01"), "where batch 3 begins");
+        bytes[torn..torn + 512].fill(0);
+        disk.write_file(SEGMENT, &bytes)
+            .map_err(|error| format!("the disk takes files: {error}"))?;
+        Ok(disk)
+    };
+    let mut torn = leave_torn(disk)?;
+    if is_second {
+        torn = leave_torn(torn)?;
+    }
+    // Whether what there was is put back, or the process is killed before that.
+    for put_back in [true, false] {
+        let mut failed = 0;
+        for op in 0.. {
+            let disk = torn.fork();
+            for op in op..=op + u64::from(!put_back) {
+                disk.fail_at(op, Fault::Error(ErrorKind::Other));
+            }
+            if let Ok(log) = open(&disk, &options, 3) {
+                if disk.ops() > op {
+                    continue;
+                }
+                ensure!(log.recovery().verdict == Verdict::TornTail, "{:?}", log.recovery());
+                break;
+            }
+            failed += 1;
+            disk.clear_faults();
+            let log = opened(&disk, &options, 4)?;
+            append(&log, 62, "s", len)?;
+            let found = disk.crash_with(CrashMode::DropAll);
+            drop(log);
+            let there = batches(&whole_log(&opened(&found, &options, 5)?)?);
+            ensure!(
+                there == [Some(1), Some(62)],
+                "what was cut off stays gone: {there:?}, operation {op}, second torn end {is_second}, put back {put_back}"
+            );
+        }
+        ensure!(failed > 1, "{failed} operations fail an open");
+    }
+    // Without a block for the note, what is torn stays where it is, and nothing is appended in front of it.
+    let before = all_files(&torn);
+    torn.set_space(Some(0));
+    let log = opened(&torn, &options, 6)?;
+    ensure!(batches(&whole_log(&log)?) == [Some(1)], "what is whole is read");
+    let answer = log.append_batch(&batch_of(62, &[("s", vec![len])], None).0);
+    ensure!(
+        answer.as_ref().is_err_and(Error::is_storage_full) && log.recovery().cut_bytes == 0,
+        "on a full disk: {answer:?}, {:?}",
+        log.recovery()
+    );
+    drop(log);
+    ensure!(all_files(&torn) == before, "nothing is changed");
+    torn.set_space(Some(1 << 16));
+    let log = opened(&torn, &options, 7)?;
+    append(&log, 62, "s", len)?;
+    let files = torn.files();
+    ensure!(
+        !files.iter().any(|name| name.ends_with("cut.unfinished")),
+        "it is finished: {files:?}"
+    );
+    Ok(())
+}
+
+/// What a killed process left is in the page cache only, and a call of the next open fails: it shows what a power cut cannot take, or nothing.
+fn what_an_open_shows_is_durable(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options_of(&mut rng);
+    let lens = [len_of(&mut rng), len_of(&mut rng), len_of(&mut rng)];
+    let killed = {
+        let disk = SimDisk::new(seed);
+        let log = opened(&disk, &options.clone().durability(Durability::Os), 1)?;
+        for (n, len) in (1..).zip(lens) {
+            append(&log, n, "s", len)?;
+        }
+        disk.kill()
+    };
+    for op in 0.. {
+        let disk = killed.fork();
+        disk.fail_at(op, Fault::Error(ErrorKind::Other));
+        let Ok(log) = open(&disk, &options, 2) else { continue };
+        let shown = batches(&whole_log(&log)?);
+        let is_unmet = disk.ops() <= op;
+        let found = disk.crash_with(CrashMode::DropAll);
+        drop(log);
+        let there = batches(&whole_log(&opened(&found, &options, 3)?)?);
+        ensure!(
+            shown == there,
+            "operation {op} failed, and {shown:?} were shown, {there:?} are there"
+        );
+        if is_unmet {
+            ensure!(shown == [Some(1), Some(2), Some(3)], "{shown:?} without a failure");
+            break;
+        }
+    }
     Ok(())
 }
 

@@ -1,0 +1,195 @@
+//! Quarantine: before bytes are overwritten, what they are is kept in files of their own, or that they are is noted; durably, and on a
+//! disk that is full in the place of what holds nothing.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, IoContext, Result};
+use crate::format::names;
+use crate::seeded_bugs::SeededBug;
+use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
+use crate::types::Position;
+
+/// A full disk is no reason not to open.
+pub(super) fn unless_full<T>(result: Result<T>) -> Result<Result<T, Error>> {
+    match result {
+        Err(error) if error.is_storage_full() => {
+            tracing::error!(%error, "nothing can be appended: the disk is full");
+            Ok(Err(error))
+        }
+        other => other.map(Ok),
+    }
+}
+/// Keeps `bytes`, which stood at `offset` of the segment at `first` in the folder `segments`, in a file of their own; if need be in the
+/// place of a spare.
+pub(super) fn quarantine(
+    root: &Arc<dyn Dir>,
+    segments: &Arc<dyn Dir>,
+    first: Position,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<PathBuf> {
+    let kept = in_the_place_of_spares(&**segments, || write_to_quarantine(root, first, offset, bytes));
+    let path = root.path().join(names::QUARANTINE);
+    kept.map_err(|error| {
+        if error.is_storage_full() {
+            full(&path, "keeping the end of the log aside", bytes.len())
+        } else {
+            error
+        }
+    })
+}
+
+/// Does `work`, which needs space, and as long as there is none removes from `segments` what holds nothing.
+fn in_the_place_of_spares<T>(segments: &dyn Dir, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED].into_iter();
+    loop {
+        match work() {
+            Err(error) if error.is_storage_full() && hold_nothing.any(|name| segments.remove(name).is_ok()) => {}
+            other => return other,
+        }
+    }
+}
+
+/// What is said where there was no space for a file of `len` bytes.
+fn full(path: &Path, doing: &'static str, len: usize) -> Error {
+    // The file, and at worst a block each for the folder and what is to be known of both.
+    let needed = len.next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
+    let what = format!(
+        "the disk is full: free {needed} bytes and open the log again; until then it can be read, and not appended to"
+    );
+    Error::io(path, doing, io::Error::new(io::ErrorKind::StorageFull, what))
+}
+
+/// Bytes that are kept aside, piece by piece: those from an offset on, none at the end.
+pub(crate) type Pieces<'a> = dyn Fn(u64) -> io::Result<Cow<'a, [u8]>> + 'a;
+
+/// Keeps `pieces` in `quarantine/`, durably, under the first name that is free; if they are there already, that will do.
+pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, pieces: &Pieces<'_>) -> Result<PathBuf> {
+    let dir = quarantine_folder(root)?;
+    let mut attempt = 0;
+    loop {
+        let name = name(attempt);
+        let path = dir.path().join(&name);
+        match dir.open(&name, OpenMode::CreateNew) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let file = dir
+                    .open(&name, OpenMode::ReadWrite)
+                    .at(&path, "opening a file in quarantine")?;
+                if is_same(&*file, pieces).at(&path, "reading a file in quarantine")? {
+                    // It may be there, and not be durable: what a sync failed for is written again.
+                    write_pieces(&*file, pieces)
+                        .and_then(|()| file.sync_data())
+                        .and_then(|()| dir.sync())
+                        .at(&path, "writing a file in quarantine")?;
+                    return Ok(path);
+                }
+                attempt += 1;
+            }
+            other => {
+                let file = other.at(&path, "creating a file in quarantine")?;
+                fill_in_quarantine(&*dir, &name, file, pieces).at(&path, "writing a file in quarantine")?;
+                return Ok(path);
+            }
+        }
+    }
+}
+
+/// Bytes that are in memory, as one piece.
+pub(crate) fn in_memory<'a>(bytes: &'a [u8]) -> impl Fn(u64) -> io::Result<Cow<'a, [u8]>> {
+    |offset| {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(Cow::Borrowed(bytes.get(offset..).unwrap_or_default()))
+    }
+}
+
+fn write_pieces(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<()> {
+    let mut offset = 0;
+    loop {
+        let piece = pieces(offset)?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        write_all_at(file, &piece, offset)?;
+        offset += piece.len() as u64;
+    }
+}
+
+/// The folder `quarantine/`, its name durable.
+fn quarantine_folder(root: &Arc<dyn Dir>) -> Result<Arc<dyn Dir>> {
+    let dir = root
+        .subdir(names::QUARANTINE, true)
+        .at(root.path(), "creating the folder quarantine")?;
+    root.sync().at(root.path(), "syncing the directory")?;
+    Ok(dir)
+}
+
+/// Writes `pieces` to `file`, which was just created as `name`, durably.
+fn fill_in_quarantine(dir: &dyn Dir, name: &str, file: Arc<dyn File>, pieces: &Pieces<'_>) -> io::Result<()> {
+    let written = write_pieces(&*file, pieces)
+        .and_then(|()| SeededBug::QuarantineNotSynced.leaves_out(|| file.sync_data()))
+        .and_then(|()| dir.sync());
+    if written.is_err() {
+        // Half of it is of no use, and takes space. If it stays, the next one has another name.
+        drop(file);
+        drop(dir.remove(name));
+    }
+    written
+}
+
+/// Whether `file` has just these bytes.
+fn is_same(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<bool> {
+    let mut offset = 0;
+    loop {
+        let piece = pieces(offset)?;
+        if piece.is_empty() {
+            return Ok(file.len()? == offset);
+        }
+        let mut there = vec![0; piece.len()];
+        let read = read_up_to(file, &mut there, offset)?;
+        if there[..read] != *piece {
+            return Ok(false);
+        }
+        offset += piece.len() as u64;
+    }
+}
+
+fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
+    let dir = quarantine_folder(root)?;
+    let mut attempt = 0;
+    loop {
+        let name = names::quarantined_tail(first, offset, attempt);
+        let path = dir.path().join(&name);
+        match dir.open(&name, OpenMode::CreateNew) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+            other => {
+                let file = other.at(&path, "creating a file in quarantine")?;
+                fill_in_quarantine(&*dir, &name, file, &in_memory(bytes)).at(&path, "writing a file in quarantine")?;
+                return Ok(path);
+            }
+        }
+    }
+}
+
+/// Notes durably that the end of the log is about to be cut off.
+pub(super) fn note_cut(segments: &dyn Dir) -> Result<()> {
+    let doing = "noting that the end of the log is cut off";
+    let path = segments.path().join(names::CUT_UNFINISHED);
+    let noted = in_the_place_of_spares(segments, || {
+        // There may be one that is not durable, of a recovery that could not sync it: then it cut nothing off.
+        let created = match segments.open(names::CUT_UNFINISHED, OpenMode::CreateNew) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(()),
+        };
+        created.and_then(|()| segments.sync()).at(&path, doing)
+    });
+    noted.map_err(|error| {
+        if error.is_storage_full() {
+            full(&path, doing, 0)
+        } else {
+            error
+        }
+    })
+}
