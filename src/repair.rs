@@ -280,7 +280,10 @@ fn repair_once(
         Ok(verified) => verified,
         Err(error) => {
             // What has been mended by now is not found again.
-            drop(repair.write_report(Some(&error)));
+            let report = repair.write_report(Some(&error));
+            if let Some(why) = &report.unwritten {
+                tracing::error!(%why, "a repair that failed has no report on the disk; it did this: {report}");
+            }
             return Err(error);
         }
     };

@@ -22,7 +22,8 @@ use crate::types::{Appended, Position, Timestamp, Version};
 /// How far ahead of the last closed group the memory of the image is asked for: what the fastest writer fills in some milliseconds.
 const POPULATE_AHEAD: usize = 8 << 20;
 
-/// Before so much of a segment is filled, nothing is asked for: a log that gets few events takes no memory ahead.
+/// Before so much is written to a segment since it was created or opened, nothing is asked for: a log that gets few events takes no
+/// memory ahead.
 const POPULATE_FROM: usize = 1 << 20;
 
 /// The segment that is being filled.
@@ -37,7 +38,9 @@ pub(crate) struct ActiveSegment {
     generation: Generation,
     /// Where the last closed group ends.
     end: usize,
-    /// How far the memory of the image has been asked for.
+    /// Once the last closed group ends here, memory of the image is asked for.
+    populate_at: usize,
+    /// How far it has been asked for.
     populated: usize,
     /// Whether marks are the last closed group, or there is nothing to be marked.
     is_marked: bool,
@@ -100,6 +103,7 @@ impl ActiveSegment {
             record_seed: header.record_seed(generation),
             generation,
             end,
+            populate_at: end + POPULATE_FROM,
             populated: end,
             is_marked,
             open: None,
@@ -137,11 +141,15 @@ impl ActiveSegment {
 
     /// What of the image is to be asked for now, if it is time.
     pub(crate) fn populate_next(&mut self) -> Option<Range<usize>> {
-        let to = (self.end + POPULATE_AHEAD).min(self.image.image().len());
-        if self.end < POPULATE_FROM || to < self.populated + POPULATE_AHEAD / 2 {
+        if self.end < self.populate_at {
             return None;
         }
+        let to = (self.end + POPULATE_AHEAD).min(self.image.image().len());
+        self.populate_at = self.end + POPULATE_AHEAD / 2;
         let from = std::mem::replace(&mut self.populated, to).max(self.end);
+        if from >= to {
+            return None;
+        }
         // Whole pages.
         Some(from / PAGE_BYTES * PAGE_BYTES..to / PAGE_BYTES * PAGE_BYTES)
     }
@@ -346,4 +354,72 @@ impl ActiveSegment {
 /// Offsets in a segment fit a u32: `SEGMENT_BYTES_MAX`.
 fn offset_u32(offset: usize) -> u32 {
     u32::try_from(offset).expect("a segment has at most 2^30 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::sim::SimDisk;
+
+    const MIB: usize = 1 << 20;
+
+    /// A segment of 32 MiB that is filled up to `end`, as one that was opened is.
+    fn filled_to(end: usize) -> ActiveSegment {
+        let header = SegmentHeader {
+            log_id: [1; 16],
+            first_position: Position::new(1),
+            previous: Position::START,
+            salt: 2,
+            created_at_micros: 3,
+            segment_bytes: 32 << 20,
+            group_align: 8,
+        };
+        let mut active = ActiveSegment::create(SimDisk::new(1).root(), header, Generation::default()).unwrap();
+        active.freeze(end);
+        let ActiveSegment {
+            segment, index, image, ..
+        } = active;
+        ActiveSegment::new(segment, header, index, image, end, true, Generation::default())
+    }
+
+    /// What is asked for when the last closed group ends at each of `ends`, in MiB.
+    fn asked(mut active: ActiveSegment, ends: &[usize]) -> Vec<Option<Range<usize>>> {
+        let asked = ends.iter().map(|end| {
+            active.freeze(end * MIB + 100);
+            let range = active.populate_next()?;
+            assert!(
+                range.start % PAGE_BYTES == 0 && range.end % PAGE_BYTES == 0,
+                "{range:?}"
+            );
+            Some(range.start / MIB..range.end / MIB)
+        });
+        asked.collect()
+    }
+
+    #[test]
+    fn memory_is_asked_for_ahead_of_who_writes_much_and_once() {
+        let mut little = filled_to(4096);
+        little.freeze(MIB);
+        assert_eq!(little.populate_next(), None, "less than 1 MiB since it was made");
+        // Half of what was asked for is filled; all of it, and more, in one group; then the end of the segment comes near.
+        assert_eq!(
+            asked(filled_to(4096), &[1, 2, 5, 6, 20, 23, 26, 31]),
+            [
+                None,
+                Some(2..10),
+                None,
+                Some(10..14),
+                Some(20..28),
+                None,
+                Some(28..32),
+                None
+            ]
+        );
+        // One that was opened, or taken back: counted from there.
+        assert_eq!(
+            asked(filled_to(10 * MIB), &[10, 11, 14, 15]),
+            [None, Some(11..19), None, Some(19..23)]
+        );
+        assert_eq!(asked(filled_to(31 * MIB + 50), &[31]), [None]);
+    }
 }

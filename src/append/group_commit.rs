@@ -898,11 +898,14 @@ impl Appender {
         if !placing.closed {
             placing.flush_failure = None;
         }
-        let mut asks = durable && self.options.durability == Durability::Os;
+        let needs_flush = durable && self.options.durability == Durability::Os;
+        // A rewind forgets what was asked for before it.
+        let mut asked_in = None;
         loop {
             if let Some(error) = &placing.poisoned {
                 return Err(error.clone());
             }
+            let asks = needs_flush && !placing.closed && asked_in != Some(placing.generation);
             // Below `last` after a rewind, which took back what was under way.
             let placed = placing.next_position.get() - 1;
             // What is durable is not shown to readers at once, and they are asked what became of the first attempt.
@@ -935,7 +938,7 @@ impl Appender {
                 if let Some(error) = placing.flush_failure.take() {
                     return Err(error);
                 }
-                asks = false;
+                asked_in = Some(placing.generation);
                 placing.flush_wanted = true;
                 self.leave(placing, true);
                 placing = self.placing.lock();

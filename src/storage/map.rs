@@ -140,13 +140,16 @@ impl Image {
 
     /// Takes the memory of `range` from the system now, so that who fills it need not wait for it to be zeroed. A request only.
     pub(crate) fn populate(&self, range: &Range<usize>) {
+        let len = range.end.min(self.len()).saturating_sub(range.start);
         #[cfg(target_os = "linux")]
-        drop(
-            self.memory
-                .advise_range(memmap2::Advice::PopulateWrite, range.start, range.len()),
-        );
+        if len > 0 {
+            drop(
+                self.memory
+                    .advise_range(memmap2::Advice::PopulateWrite, range.start, len),
+            );
+        }
         #[cfg(not(target_os = "linux"))]
-        let _ = range;
+        let _ = len;
     }
 
     /// What is frozen: never written again.
