@@ -50,7 +50,7 @@ seeded_bugs! {
     AdoptedNotSynced,
     /// recovery goes on though its sync failed
     FailedSyncAtOpen,
-    /// recovery does not note a cut that the next count of generations may depend on
+    /// recovery cuts off without a note of it
     CutNotNoted,
     /// a sync that failed is tried again, and its success is believed
     FailedSyncRetried,

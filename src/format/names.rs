@@ -19,8 +19,6 @@ pub(crate) const SPARE_UNFINISHED: &str = "spare.tmp";
 /// The next segment, before it has its name: worth nothing. Its own name, because the next spare may be prepared by another
 /// thread while a roll is under way.
 pub(crate) const NEXT_UNFINISHED: &str = "next.tmp";
-/// An empty file: a recovery began to cut the end of the log off, and has not finished.
-pub(crate) const CUT_UNFINISHED: &str = "cut.unfinished";
 
 /// Digits of a position in a name: enough for every u64.
 const DIGITS: usize = 20;
@@ -33,6 +31,11 @@ pub(crate) fn segment(first: Position) -> String {
 /// The index of the segment whose first event has the position `first`.
 pub(crate) fn index(first: Position) -> String {
     format!("{first:0>DIGITS$}.idx")
+}
+
+/// The note that the end of the segment whose first event has the position `first` is about to be cut off.
+pub(crate) fn cut(first: Position) -> String {
+    format!("{first:0>DIGITS$}.cut")
 }
 
 /// The first position of the segment called `name`; `None` if it is not the name of a segment.

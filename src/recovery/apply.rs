@@ -5,8 +5,8 @@
 //! 2. An unfinished roll is removed; its first page is kept in `quarantine/` if it is not what it should be.
 //! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably. If there is no space for that, what holds nothing is
 //!    removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
-//! 4. What is adopted beyond the last proven durable point is written again, what is cut off is overwritten with zeros, and
-//!    both are synced: after a failed sync the page cache may hold what the disk does not.
+//! 4. That something is cut off is noted, durably (see [`cut`]). What is adopted beyond the last proven durable point is written again, what is
+//!    cut off is overwritten with zeros, and both are synced: after a failed sync the page cache may hold what the disk does not.
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cut;
 use super::fill::garbage_end;
 use super::mend::{self, Mend, MendedSegment, Unproven, mend};
 use super::plan::{Before, Decision, Newest, decide, is_unused, needs_before};
-use super::quarantine::{note_cut, quarantine, unless_full};
+use super::quarantine::{quarantine, unless_full};
 use super::rebuild::IndexBuilder;
 use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
@@ -85,11 +86,11 @@ pub(crate) struct RecoveredLog {
     /// In a degraded open: what is damaged and cost no position.
     pub(crate) damages: Vec<Damage>,
     pub(crate) active: RecoveredSegment,
-    /// Of all generations so far.
+    /// Of the generations that the active segment speaks of, or before its first group, the end of the one before.
     pub(crate) highest_ordinal: u32,
     pub(crate) last_timestamp: Timestamp,
     pub(crate) is_marked: bool,
-    /// Why nothing may be appended: what is to be cut off is still there, because there is no space to keep it aside.
+    /// Why nothing may be appended: what is to be cut off is still there, because there is no space to keep it aside, or to note it.
     pub(crate) no_appends: Option<Error>,
     pub(crate) report: RecoveryReport,
 }
@@ -215,6 +216,7 @@ pub(crate) fn recover_degraded(
             no_appends: None,
             rolled_at: None,
             removed: None,
+            ordinal_before: 0,
             scanned_bytes: 0,
         };
         adopt(root, dir, log_id, end, started)?
@@ -328,6 +330,10 @@ fn recover_end(
         .as_ref()
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
+    let mut ordinal_before = before
+        .as_ref()
+        .and_then(|b| b.contents.as_ref())
+        .map_or(0, |c| c.scan.generation.ordinal);
     let mut no_appends = None;
     let mut rolled_at = None;
     let mut removed = None;
@@ -356,6 +362,7 @@ fn recover_end(
                 newest = surveyed;
             }
             last_timestamp = None;
+            ordinal_before = 0;
         }
     }
     let found_timestamp = newest
@@ -377,6 +384,7 @@ fn recover_end(
         no_appends,
         rolled_at,
         removed,
+        ordinal_before,
         scanned_bytes,
     };
     adopt(root, segments_dir, *log_id, end, started)
@@ -392,6 +400,8 @@ struct End {
     rolled_at: Option<Position>,
     /// What was kept of it.
     removed: Option<PathBuf>,
+    /// The ordinal of the last generation in the segment before, if that was looked at.
+    ordinal_before: u32,
     scanned_bytes: u64,
 }
 
@@ -421,6 +431,7 @@ fn adopt(
         mut no_appends,
         rolled_at,
         removed,
+        ordinal_before,
         scanned_bytes,
     } = end;
     let Surveyed {
@@ -450,44 +461,49 @@ fn adopt(
         removed,
     };
     let mut cut_end = found.end;
-    let mut is_cut = true;
-    let cut_positions = |last| cut_positions(&found, last, rolled_at);
     match found.tail {
         Tail::Clean => {}
         Tail::Torn { end, last } => {
             report.verdict = Verdict::TornTail;
-            report.cut_positions = cut_positions(last);
+            report.cut_positions = cut_positions(&found, last, rolled_at);
             cut_end = end;
         }
         Tail::Ambiguous { end, last } => {
             report.verdict = Verdict::AmbiguousLastGroup;
-            report.cut_positions = cut_positions(last);
+            report.cut_positions = cut_positions(&found, last, rolled_at);
             cut_end = end;
-            let bytes = &image.unfrozen_mut(found.end, end - found.end)[..];
-            match unless_full(quarantine(root, &segments_dir, first, found.end as u64, bytes))? {
-                Ok(path) => report.quarantined = Some(path),
-                Err(error) => {
-                    no_appends = Some(error);
-                    is_cut = false;
-                }
-            }
         }
         Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
     }
-    let mut is_noted = is_cut_unfinished(&*segments_dir)?;
-    // Groups of the next ordinal are those of another attempt at it, and their nonce tells. What has a higher one could follow, if a later
-    // open does not see it and counts from the last group: when these zeros are in the page cache, and not on the disk.
-    if is_cut && found.highest_ordinal > found.generation.ordinal + 1 && !SeededBug::CutNotNoted.is_on() {
-        match unless_full(note_cut(&*segments_dir))? {
-            Ok(()) => is_noted = true,
-            Err(error) => {
-                no_appends = Some(error);
-                is_cut = false;
-            }
+    let was_noted = cut::is_unfinished(&*segments_dir, first)?;
+    let mut is_noted = was_noted;
+    let mut not_cut = None;
+    if cut_end > found.end && !was_noted && !SeededBug::CutNotNoted.is_on() {
+        match cut::note(&*segments_dir, first) {
+            // What is hidden by zeros that are not on the disk is an attempt at the next generation, and its nonce tells.
+            Err(error)
+                if error.is_storage_full()
+                    && found.highest_ordinal <= found.generation.ordinal.max(ordinal_before) + 1 => {}
+            noted => match unless_full(noted)? {
+                Ok(()) => is_noted = true,
+                Err(error) => not_cut = Some(error),
+            },
         }
     }
-    if !is_cut {
+    if report.verdict == Verdict::AmbiguousLastGroup && not_cut.is_none() {
+        let bytes = &image.unfrozen_mut(found.end, cut_end - found.end)[..];
+        match unless_full(quarantine(root, &segments_dir, first, found.end as u64, bytes))? {
+            Ok(path) => report.quarantined = Some(path),
+            Err(error) => not_cut = Some(error),
+        }
+    }
+    if let Some(error) = not_cut {
+        no_appends = Some(error);
         cut_end = found.end;
+        if is_noted && !was_noted {
+            cut::finish(&*segments_dir, first);
+        }
+        is_noted = false;
     }
     report.cut_bytes = (cut_end - found.end) as u64;
     if SeededBug::CutNotZeroed.is_on() {
@@ -496,11 +512,6 @@ fn adopt(
     let cut = image.unfrozen_mut(found.end, cut_end - found.end);
     let was = cut.to_vec();
     cut.fill(0);
-    let is_finished = is_cut && is_noted;
-    if is_finished {
-        // Who began it may have died behind a sync that failed: zeros that are read are not those of the disk before they are written again.
-        cut_end = header.segment_bytes as usize;
-    }
     // Where groups start on pages of their own, the page of the last proven one is left alone.
     let mut start = found.proven_end.next_multiple_of(header.group_align as usize);
     if SeededBug::AdoptedNotRewritten.is_on() {
@@ -510,20 +521,26 @@ fn adopt(
         let bytes = &image.unfrozen_mut(start, cut_end - start)[..];
         write_all_at(&*file, bytes, start as u64).at(&path, "writing what was recovered")?;
     }
+    if is_noted && was_noted {
+        // Who began it may have died behind a sync that failed: zeros that are read are not those of the disk before they are written again.
+        let rest = &image.unfrozen_mut(cut_end, header.segment_bytes as usize - cut_end)[..];
+        let written = write_all_at(&*file, rest, cut_end as u64).at(&path, "writing zeros to the end of a segment");
+        if let Err(error) = unless_full(written)? {
+            no_appends = Some(error);
+            is_noted = false;
+        }
+    }
     // Though nothing was written: the zeros behind the end may be those of a recovery that was killed before its sync.
     let synced = SeededBug::AdoptedNotSynced
         .leaves_out(|| file.sync_data())
         .or_else(|error| SeededBug::FailedSyncAtOpen.leaves_out(|| Err(error)));
     if synced.is_err() && !was.is_empty() {
-        // The page cache has the zeros now and the disk may not. The next open has to find what there was: it counts generations from
-        // there, and zeroes it again.
+        // The page cache has the zeros now and the disk may not. The next open is to find what there was, and to say so.
         drop(write_all_at(&*file, &was, found.end as u64));
     }
     synced.at(&path, "syncing what was recovered")?;
-    if is_finished {
-        segments_dir
-            .remove(names::CUT_UNFINISHED)
-            .at(segments_dir.path(), "removing the note of an unfinished cut")?;
+    if is_noted {
+        cut::finish(&*segments_dir, first);
     }
     image.freeze(found.end);
     report.elapsed = started.elapsed();
@@ -541,7 +558,7 @@ fn adopt(
         sealed,
         mended: HashMap::new(),
         damages: Vec::new(),
-        highest_ordinal: found.highest_ordinal,
+        highest_ordinal: found.highest_ordinal.max(ordinal_before),
         last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
         no_appends,
@@ -555,17 +572,6 @@ fn adopt(
         report,
         segments_dir,
     })
-}
-
-/// Whether a recovery noted that it cuts the end of the log off, and did not come to its end.
-fn is_cut_unfinished(segments: &dyn Dir) -> Result<bool> {
-    match segments.len_of(names::CUT_UNFINISHED) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        other => other.map(|_| true).at(
-            &segments.path().join(names::CUT_UNFINISHED),
-            "looking for an unfinished cut",
-        ),
-    }
 }
 
 /// What [`Decision::Damaged`] says of the newest segment, which is the file `path`.

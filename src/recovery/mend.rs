@@ -564,7 +564,7 @@ fn most(bytes: &[u8], header: &SegmentHeader, alone: &Salvage, cut_short: Option
             let from = alone.scan.end;
             let ends = header_candidates(bytes, from).filter_map(|at| {
                 let group = GroupHeader::decode(&bytes[at..], header.group_seed())?;
-                let is_later = group.first_position > last && group.generation.may_follow(alone.scan.generation);
+                let is_later = group.first_position > last && group.generation.ordinal >= alone.scan.highest_ordinal;
                 is_later.then_some(at + GROUP_HEADER_BYTES + group.body_len as usize)
             });
             let spoken_of = ends.max().unwrap_or(from);

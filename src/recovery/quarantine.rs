@@ -1,5 +1,5 @@
-//! Quarantine: before bytes are overwritten, what they are is kept in files of their own, or that they are is noted; durably, and on a
-//! disk that is full in the place of what holds nothing.
+//! Quarantine: before bytes are overwritten they are kept in files of their own, durably; on a disk that is full, in the place of what
+//! holds nothing.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,6 +22,7 @@ pub(super) fn unless_full<T>(result: Result<T>) -> Result<Result<T, Error>> {
         other => other.map(Ok),
     }
 }
+
 /// Keeps `bytes`, which stood at `offset` of the segment at `first` in the folder `segments`, in a file of their own; if need be in the
 /// place of a spare.
 pub(super) fn quarantine(
@@ -43,7 +44,7 @@ pub(super) fn quarantine(
 }
 
 /// Does `work`, which needs space, and as long as there is none removes from `segments` what holds nothing.
-fn in_the_place_of_spares<T>(segments: &dyn Dir, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn in_the_place_of_spares<T>(segments: &dyn Dir, mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED].into_iter();
     loop {
         match work() {
@@ -54,7 +55,7 @@ fn in_the_place_of_spares<T>(segments: &dyn Dir, mut work: impl FnMut() -> Resul
 }
 
 /// What is said where there was no space for a file of `len` bytes.
-fn full(path: &Path, doing: &'static str, len: usize) -> Error {
+pub(super) fn full(path: &Path, doing: &'static str, len: usize) -> Error {
     // The file, and at worst a block each for the folder and what is to be known of both.
     let needed = len.next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
     let what = format!(
@@ -171,25 +172,4 @@ fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes:
             }
         }
     }
-}
-
-/// Notes durably that the end of the log is about to be cut off.
-pub(super) fn note_cut(segments: &dyn Dir) -> Result<()> {
-    let doing = "noting that the end of the log is cut off";
-    let path = segments.path().join(names::CUT_UNFINISHED);
-    let noted = in_the_place_of_spares(segments, || {
-        // There may be one that is not durable, of a recovery that could not sync it: then it cut nothing off.
-        let created = match segments.open(names::CUT_UNFINISHED, OpenMode::CreateNew) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
-        };
-        created.and_then(|()| segments.sync()).at(&path, doing)
-    });
-    noted.map_err(|error| {
-        if error.is_storage_full() {
-            full(&path, doing, 0)
-        } else {
-            error
-        }
-    })
 }
