@@ -49,6 +49,7 @@ use crate::format::segment_header::{Generation, SegmentHeader};
 use crate::format::{LogId, names};
 use crate::options::Options;
 use crate::read::watermark::Watermark;
+use crate::recovery::cut;
 use crate::recovery::rebuild::IndexBuilder;
 use crate::recovery::scan::{Tail, scan};
 use crate::seeded_bugs::SeededBug;
@@ -790,9 +791,9 @@ impl Appender {
 
     /// A write or a sync failed (I5). `group` is the one that was being written, if it was one.
     fn fail(&self, committing: &mut Committing, group: Option<ClosedGroup>, failure: WriteFailure) {
-        let path = self
-            .segments
-            .last()
+        let segment = self.segments.last();
+        let path = segment
+            .as_ref()
             .map_or_else(|| self.dir.path().to_owned(), |segment| segment.path());
         let (op, cause) = match failure {
             WriteFailure::Write(e) => ("writing a group", e),
@@ -803,8 +804,14 @@ impl Appender {
             .as_ref()
             .filter(|_| !SeededBug::RewindNotZeroed.is_on())
             .map_or(Ok(()), |group| {
+                // As a recovery that cuts an end off: the sync of these zeros may fail, too. A full disk may have no room for the note.
+                let noted = segment.map(|segment| segment.first_position());
+                let noted = noted.filter(|&first| cut::make(&*self.dir, first).is_ok());
                 let notes = &mut committing.notes;
-                committing.writer.erase_group(group.offset, group.end, notes)
+                committing.writer.erase_group(group.offset, group.end, notes)?;
+                // If it stays, the next open writes some zeros.
+                drop(noted.map(|first| cut::finish(&*self.dir, first)));
+                Ok(())
             });
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);

@@ -18,7 +18,7 @@ use super::wake::Notes;
 use crate::format::group::{GROUP_HEADER_BYTES, sector_end};
 use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
-use crate::storage::{File, PAGE_BYTES, write_all_at, write_in_calls};
+use crate::storage::{File, PAGE_BYTES, is_out_of_space, write_all_at, write_in_calls};
 
 /// Writes one segment.
 #[derive(Debug)]
@@ -191,12 +191,4 @@ impl SegmentWriter {
     pub(crate) fn set_image(&mut self, image: Arc<Image>) {
         self.image = image;
     }
-}
-
-/// Whether the disk or a quota is full.
-fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
 }

@@ -3,9 +3,9 @@
 //! In this order, each step safe to be interrupted and repeated:
 //! 1. What is found damaged is reported, and nothing has been changed.
 //! 2. An unfinished roll is removed; its first page is kept in `quarantine/` if it is not what it should be.
-//! 3. Of an ambiguous last group, the bytes are kept in `quarantine/`, durably. If there is no space for that, what holds nothing is
-//!    removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
-//! 4. That something is cut off is noted, durably (see [`cut`]). What is adopted beyond the last proven durable point is written again, what is
+//! 3. That something is about to be cut off is noted (see [`cut`]). Of an ambiguous last group, the bytes are kept in `quarantine/`, durably. If there
+//!    is no space for that, what holds nothing is removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
+//! 4. What is adopted beyond the last proven durable point is written again, what is
 //!    cut off is overwritten with zeros, and both are synced: after a failed sync the page cache may hold what the disk does not.
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cut;
+use super::cut::{self, Note};
 use super::fill::garbage_end;
 use super::mend::{self, Mend, MendedSegment, Unproven, mend};
 use super::plan::{Before, Decision, Newest, decide, is_unused, needs_before};
@@ -26,7 +26,7 @@ use super::salvage::damages;
 use super::scan::{Scan, Tail, Verdict, scan};
 use crate::environment::Environment;
 use crate::error::{Damage, DamageReport, Error, IoContext, Result};
-use crate::format::group::is_zero;
+use crate::format::group::{group_offset, is_zero, sector_end};
 use crate::format::meta::{META_BYTES, Meta};
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
@@ -38,7 +38,8 @@ use crate::segments::prepare;
 use crate::segments::segment::Overlay;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{
-    Bytes, Dir, Entry, File, OpenMode, fs, read_small, read_up_to, write_all_at, write_small_atomically,
+    Bytes, Dir, Entry, File, OpenMode, fs, is_out_of_space, read_small, read_up_to, write_all_at,
+    write_small_atomically,
 };
 use crate::types::{Position, Timestamp};
 
@@ -86,7 +87,7 @@ pub(crate) struct RecoveredLog {
     /// In a degraded open: what is damaged and cost no position.
     pub(crate) damages: Vec<Damage>,
     pub(crate) active: RecoveredSegment,
-    /// Of the generations that the active segment speaks of, or before its first group, the end of the one before.
+    /// Of the generations that the active segment speaks of.
     pub(crate) highest_ordinal: u32,
     pub(crate) last_timestamp: Timestamp,
     pub(crate) is_marked: bool,
@@ -216,7 +217,6 @@ pub(crate) fn recover_degraded(
             no_appends: None,
             rolled_at: None,
             removed: None,
-            ordinal_before: 0,
             scanned_bytes: 0,
         };
         adopt(root, dir, log_id, end, started)?
@@ -330,10 +330,6 @@ fn recover_end(
         .as_ref()
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
-    let mut ordinal_before = before
-        .as_ref()
-        .and_then(|b| b.contents.as_ref())
-        .map_or(0, |c| c.scan.generation.ordinal);
     let mut no_appends = None;
     let mut rolled_at = None;
     let mut removed = None;
@@ -362,7 +358,6 @@ fn recover_end(
                 newest = surveyed;
             }
             last_timestamp = None;
-            ordinal_before = 0;
         }
     }
     let found_timestamp = newest
@@ -384,7 +379,6 @@ fn recover_end(
         no_appends,
         rolled_at,
         removed,
-        ordinal_before,
         scanned_bytes,
     };
     adopt(root, segments_dir, *log_id, end, started)
@@ -400,8 +394,6 @@ struct End {
     rolled_at: Option<Position>,
     /// What was kept of it.
     removed: Option<PathBuf>,
-    /// The ordinal of the last generation in the segment before, if that was looked at.
-    ordinal_before: u32,
     scanned_bytes: u64,
 }
 
@@ -431,7 +423,6 @@ fn adopt(
         mut no_appends,
         rolled_at,
         removed,
-        ordinal_before,
         scanned_bytes,
     } = end;
     let Surveyed {
@@ -475,17 +466,14 @@ fn adopt(
         }
         Tail::Damaged { .. } | Tail::UnknownKind { .. } => unreachable!("refused when it was surveyed"),
     }
-    let was_noted = cut::is_unfinished(&*segments_dir, first)?;
-    let mut is_noted = was_noted;
+    let mut note = cut::find(&*segments_dir, first)?;
     let mut not_cut = None;
-    if cut_end > found.end && !was_noted && !SeededBug::CutNotNoted.is_on() {
+    if cut_end > found.end && note == Note::None && !SeededBug::CutNotNoted.is_on() {
         match cut::note(&*segments_dir, first) {
-            // What is hidden by zeros that are not on the disk is an attempt at the next generation, and its nonce tells.
-            Err(error)
-                if error.is_storage_full()
-                    && found.highest_ordinal <= found.generation.ordinal.max(ordinal_before) + 1 => {}
+            // Where nothing stands behind the group that is cut off, nothing can come back behind what takes its place.
+            Err(error) if error.is_storage_full() && !found.is_followed => {}
             noted => match unless_full(noted)? {
-                Ok(()) => is_noted = true,
+                Ok(()) => note = Note::Made,
                 Err(error) => not_cut = Some(error),
             },
         }
@@ -500,47 +488,60 @@ fn adopt(
     if let Some(error) = not_cut {
         no_appends = Some(error);
         cut_end = found.end;
-        if is_noted && !was_noted {
-            cut::finish(&*segments_dir, first);
+        if note == Note::Made {
+            drop(cut::finish(&*segments_dir, first));
         }
-        is_noted = false;
+        note = Note::None;
     }
     report.cut_bytes = (cut_end - found.end) as u64;
     if SeededBug::CutNotZeroed.is_on() {
         cut_end = found.end;
     }
-    let cut = image.unfrozen_mut(found.end, cut_end - found.end);
-    let was = cut.to_vec();
-    cut.fill(0);
+    let align = header.group_align as usize;
+    image.unfrozen_mut(found.end, cut_end - found.end).fill(0);
+    let sync = || {
+        let synced = SeededBug::AdoptedNotSynced.leaves_out(|| file.sync_data());
+        let synced = synced.or_else(|error| SeededBug::FailedSyncAtOpen.leaves_out(|| Err(error)));
+        synced.at(&path, "syncing what was recovered")
+    };
+    // From the back: half of a sector where the first group began, with a whole group behind it, is what damage looks like.
+    let near_end = sector_end(group_offset(found.end, align)).clamp(found.end, cut_end);
+    let mut zero = |from: usize, to: usize| {
+        let zeros = &image.unfrozen_mut(from, to - from)[..];
+        write_all_at(&*file, zeros, from as u64)
+    };
+    let overwriting = "overwriting what is cut off";
+    if near_end < cut_end {
+        zero(near_end, cut_end).at(&path, overwriting)?;
+    }
+    if note == Note::Found {
+        // Who began it may have died behind a sync that failed: no zero is known to be on the disk before it is written again.
+        match zero(cut_end, header.segment_bytes as usize) {
+            Err(error) if is_out_of_space(&error) => {
+                no_appends = Some(Error::io(path.clone(), overwriting, error));
+                note = Note::None;
+            }
+            written => written.at(&path, overwriting)?,
+        }
+    }
+    if near_end < cut_end || note == Note::Found {
+        sync()?;
+    }
     // Where groups start on pages of their own, the page of the last proven one is left alone.
-    let mut start = found.proven_end.next_multiple_of(header.group_align as usize);
+    let mut start = found.proven_end.next_multiple_of(align);
     if SeededBug::AdoptedNotRewritten.is_on() {
         start = start.max(found.end);
     }
-    if start < cut_end {
-        let bytes = &image.unfrozen_mut(start, cut_end - start)[..];
+    if start < near_end {
+        let bytes = &image.unfrozen_mut(start, near_end - start)[..];
         write_all_at(&*file, bytes, start as u64).at(&path, "writing what was recovered")?;
     }
-    if is_noted && was_noted {
-        // Who began it may have died behind a sync that failed: zeros that are read are not those of the disk before they are written again.
-        let rest = &image.unfrozen_mut(cut_end, header.segment_bytes as usize - cut_end)[..];
-        let written = write_all_at(&*file, rest, cut_end as u64).at(&path, "writing zeros to the end of a segment");
-        if let Err(error) = unless_full(written)? {
-            no_appends = Some(error);
-            is_noted = false;
-        }
-    }
     // Though nothing was written: the zeros behind the end may be those of a recovery that was killed before its sync.
-    let synced = SeededBug::AdoptedNotSynced
-        .leaves_out(|| file.sync_data())
-        .or_else(|error| SeededBug::FailedSyncAtOpen.leaves_out(|| Err(error)));
-    if synced.is_err() && !was.is_empty() {
-        // The page cache has the zeros now and the disk may not. The next open is to find what there was, and to say so.
-        drop(write_all_at(&*file, &was, found.end as u64));
-    }
-    synced.at(&path, "syncing what was recovered")?;
-    if is_noted {
-        cut::finish(&*segments_dir, first);
+    sync()?;
+    if note != Note::None
+        && let Err(error) = cut::finish(&*segments_dir, first)
+    {
+        tracing::warn!(path = %path.display(), %error, "the note that the end of a segment is cut off could not be removed");
     }
     image.freeze(found.end);
     report.elapsed = started.elapsed();
@@ -552,13 +553,15 @@ fn adopt(
             last_position = report.last_position.get(),
             "the end of the log was cut off"
         );
+    } else if note == Note::Found {
+        tracing::warn!(path = %path.display(), "an earlier open did not come to the end of cutting the end of the log off; what was in doubt is in quarantine/");
     }
     Ok(RecoveredLog {
         log_id,
         sealed,
         mended: HashMap::new(),
         damages: Vec::new(),
-        highest_ordinal: found.highest_ordinal.max(ordinal_before),
+        highest_ordinal: found.highest_ordinal,
         last_timestamp: last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
         no_appends,

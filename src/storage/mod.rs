@@ -192,6 +192,14 @@ pub trait File: Send + Sync + fmt::Debug {
     fn map(&self, len: usize) -> io::Result<Bytes>;
 }
 
+/// Whether the disk or a quota is full, or a file as long as it may be.
+pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
 /// Writes all of `buf` at `offset`.
 pub(crate) fn write_all_at(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
     write_in_calls(file, buf, offset).map(drop)
