@@ -40,7 +40,8 @@ use crate::storage::read_only::ReadOnlyDir;
 use crate::storage::scratch::ScratchDir;
 use crate::storage::{Dir, Lock, fs};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, RwLock, thread};
+use crate::sync::sleeping::RwLock;
+use crate::sync::{Condvar, Mutex, thread};
 use crate::types::{Appended, Durability, ExpectedVersion, Position, Timestamp, Version};
 
 /// An event log: one directory, one writing process, any number of threads, any number of processes that only read

@@ -16,7 +16,7 @@ use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{Dir, PAGE_BYTES};
-use crate::sync::RwLock;
+use crate::sync::sleeping::RwLock;
 use crate::types::{Appended, Position, Timestamp, Version};
 
 /// How far ahead of the last closed group the memory of the image is asked for: what the fastest writer fills in some milliseconds.

@@ -39,6 +39,11 @@ impl Gate {
         std::mem::take(&mut *self.wakers.lock())
     }
 
+    /// How many threads sleep, or are about to: a hint.
+    pub(crate) fn sleepers(&self) -> u32 {
+        self.sleepers.load(Ordering::Relaxed)
+    }
+
     /// The outcome, if the gate is open.
     pub(crate) fn outcome(&self) -> Option<Result<()>> {
         if self.state.load(Ordering::SeqCst) == CLOSED {

@@ -11,7 +11,8 @@
 //!
 //! A leader whose group has fewer callers than the last one gathers: it holds the group open for a moment, because the callers it has
 //! just woken are on their way back. It costs a lone caller nothing and makes better use of each write with a few of them
-//! (docs/decisions/0001-how-bytes-reach-the-disk.md).
+//! (docs/decisions/0001-how-bytes-reach-the-disk.md). Not beside readers that run all the time: they would get the processor that it gives
+//! away meanwhile.
 //!
 //! Invariants:
 //! - I1. Whoever holds [`Committing`] is the only one who writes to the active segment's file. It lies in [`Placing`] when nobody
@@ -60,11 +61,19 @@ use crate::storage::map::Image;
 use crate::storage::{Dir, OpenMode, write_all_at};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::channel::Sender;
-use crate::sync::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, thread};
+use crate::sync::sleeping::{Condvar, Mutex, MutexGuard, RwLock};
+use crate::sync::{Deadline, OnceLock, thread};
 use crate::types::{Appended, Durability, Position, Timestamp, Version};
 
 /// How long a leader gathers at most: a quarter of what a write takes (docs/performance.md).
 const GATHER: Duration = Duration::from_micros(30);
+
+/// How often a caller gives the processor away before it sleeps, to wait for the lock. A model checker has no use for it.
+const YIELDS_MAX: u32 = if cfg!(any(annals_model = "loom", annals_model = "shuttle")) {
+    0
+} else {
+    7
+};
 
 /// Appends to the log. Shared by all handles and by the background threads.
 #[derive(Debug)]
@@ -83,7 +92,7 @@ pub(crate) struct Appender {
     /// How many callers wait, or are about to, for the open group; to be watched without the lock.
     open_callers: AtomicU32,
     /// Segment files made ahead of need.
-    pub(crate) prepared: Mutex<Option<Prepared>>,
+    pub(crate) prepared: crate::sync::Mutex<Option<Prepared>>,
     threads: OnceLock<Threads>,
 }
 
@@ -243,7 +252,7 @@ impl Appender {
             room: Condvar::new(),
             durable: AtomicU64::new(last_position.get()),
             open_callers: AtomicU32::new(0),
-            prepared: Mutex::new(None),
+            prepared: crate::sync::Mutex::new(None),
             threads: OnceLock::new(),
         }
     }
@@ -312,11 +321,25 @@ impl Appender {
         batch.chosen_durability().unwrap_or(self.options.durability)
     }
 
+    /// The lock under which everything is decided.
+    fn lock(&self) -> MutexGuard<'_, Placing> {
+        if !self.segments.way.has_readers() {
+            // With many callers, it is sooner free if those run who hold it, or are about to; and to be woken costs more.
+            for _ in 0..YIELDS_MAX {
+                if let Some(placing) = self.placing.try_lock() {
+                    return placing;
+                }
+                thread::yield_now();
+            }
+        }
+        self.placing.lock()
+    }
+
     /// The lock, when there is room for `batch`.
     fn lock_with_room(&self, batch: &Batch, wait: bool) -> Result<MutexGuard<'_, Placing>> {
         let len = batch.byte_len() as u64;
         let max = self.options.in_flight_bytes_max;
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         loop {
             if let Some(error) = &placing.poisoned {
                 return Err(error.clone());
@@ -490,7 +513,7 @@ impl Appender {
 
     /// What the committer thread does.
     pub(crate) fn go_on_leading(&self, committing: Committing) {
-        self.lead(committing, self.placing.lock(), false);
+        self.lead(committing, self.lock(), false);
     }
 
     /// Leads: does what there is to do, or with `one_job` no more than that if somebody else can go on. Then gives `committing` back.
@@ -506,7 +529,7 @@ impl Appender {
             Err(panic) => {
                 let what = message_of(&*panic);
                 self.poison(&mut committing, format!("the thread that led panicked: {what}"));
-                (self.placing.lock(), Some(panic))
+                (self.lock(), Some(panic))
             }
         };
         let notes = std::mem::take(&mut committing.notes);
@@ -553,10 +576,11 @@ impl Appender {
             if self.options.durability == Durability::Sync
                 && placing.active.has_open_group()
                 && self.open_callers.load(Ordering::Relaxed) < committing.last_callers
+                && !self.segments.way.has_readers()
             {
                 drop(placing);
                 self.gather(committing.last_callers);
-                placing = self.placing.lock();
+                placing = self.lock();
             }
             let Some(mut job) = self.next_job(&mut placing) else {
                 return Left::Nothing(placing);
@@ -577,7 +601,7 @@ impl Appender {
                 Job::Roll => self.finish_roll(committing),
                 Job::Flush => drop(self.flush(committing)),
             }
-            placing = self.placing.lock();
+            placing = self.lock();
         }
     }
 
@@ -639,6 +663,7 @@ impl Appender {
     /// Tells everyone whom the leader owes an answer what became of their batches.
     fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
         while let Some(gate) = committing.owed.pop() {
+            self.segments.way.to(gate.sleepers());
             self.wake(committing, gate.open(outcome.clone()));
         }
     }
@@ -672,7 +697,7 @@ impl Appender {
         if committing.writer.needs_sync() && !SeededBug::FullSegmentNotSynced.is_on() && !self.flush(committing) {
             return;
         }
-        let header = self.placing.lock().active.header;
+        let header = self.lock().active.header;
         let len = u64::from(header.segment_bytes);
         let prepared = match prepare::take(&self.prepared, &*self.dir, len) {
             Ok(prepared) => prepared,
@@ -698,7 +723,7 @@ impl Appender {
         }
         let direct = Self::open_direct(&*self.dir, &self.options, &name);
         let (seal, image, segment) = {
-            let mut placing = self.placing.lock();
+            let mut placing = self.lock();
             let durable = self.durable_position();
             let last = Position::new(header.first_position.get() - 1);
             let Some(rolled) = &mut placing.rolled else {
@@ -748,7 +773,7 @@ impl Appender {
             self.wake(committing, self.watermark.publish(last));
         }
         let rolled = {
-            let mut placing = self.placing.lock();
+            let mut placing = self.lock();
             if placing.waiting > 0 {
                 self.room.notify_all();
             }
@@ -763,7 +788,7 @@ impl Appender {
     /// it, and there is nothing to be sealed. For readers it stays the same segment.
     fn finish_replacement(&self, committing: &mut Committing, writer: SegmentWriter) {
         committing.writer = writer;
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         let Some(rolled) = placing.rolled.take() else {
             unreachable!("only the leader ends a roll")
         };
@@ -823,7 +848,7 @@ impl Appender {
             tracing::warn!(error = %noted, "a group could not be written, taking back what was placed and not written");
         });
 
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         committing.owed.extend(placing.abandon());
         committing.written_bytes = 0;
         placing.in_flight = 0;
@@ -881,7 +906,7 @@ impl Appender {
 
     /// Nothing more is acknowledged through this handle.
     fn poison(&self, committing: &mut Committing, reason: String) {
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         // The first reason is the reason.
         let error = placing.poisoned.get_or_insert(Error::Poisoned { reason }).clone();
         if let Some(rolled) = &mut placing.rolled {
@@ -899,7 +924,7 @@ impl Appender {
     /// the operating system has counts as under way where readers wait for the sync: the flush is coming. With `durable`, until all
     /// of that is durable, for which this sees to a flush if none is coming, at once: with many appenders there may be no idle moment.
     pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         let last = placing.next_position.get() - 1;
         // An attempt from before says nothing of the one that this sees to. That of a close is for who closes.
         if !placing.closed {
@@ -934,7 +959,7 @@ impl Appender {
                     // Nobody else would see to the flush that the next try finds done.
                     placing.flush_wanted = true;
                     self.leave(placing, false);
-                    placing = self.placing.lock();
+                    placing = self.lock();
                 }
                 return Err(Error::Busy {
                     in_flight: placing.in_flight,
@@ -948,7 +973,7 @@ impl Appender {
                 asked_in = Some(placing.generation);
                 placing.flush_wanted = true;
                 self.leave(placing, true);
-                placing = self.placing.lock();
+                placing = self.lock();
                 continue;
             }
             placing.waiting += 1;
@@ -965,7 +990,7 @@ impl Appender {
 
     /// Writes a mark behind the last group, if one is owed and nobody is at work.
     pub(crate) fn mark(&self) {
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         if placing.committing.is_some() && self.owes_mark(&placing) {
             placing.mark_wanted = true;
             self.leave(placing, true);
@@ -975,13 +1000,13 @@ impl Appender {
     /// What the maintenance thread asks, having `waited`: writes a mark, if one is owed and nothing has been appended meanwhile. Returns when
     /// to ask again; `None`: not before [`Work::MarkWhenIdle`].
     pub(crate) fn mark_if_idle(&self, waited: Duration) -> Option<Duration> {
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         let batches = placing.batches;
         let is_idle = placing.asked_at.replace(batches) == Some(batches);
         if is_idle {
             drop(placing);
             self.mark();
-            placing = self.placing.lock();
+            placing = self.lock();
         }
         // Who leads looks in the end whether one is owed.
         if placing.committing.is_none() || !self.owes_mark(&placing) {
@@ -994,7 +1019,7 @@ impl Appender {
 
     /// Accepts no more batches, waits for those under way, makes everything durable and marks it so.
     pub(crate) fn close(&self) -> Result<()> {
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         placing.closed = true;
         self.room.notify_all();
         let committing = loop {
@@ -1008,7 +1033,7 @@ impl Appender {
         placing.flush_wanted |= committing.writer.needs_sync();
         placing.mark_wanted = true;
         self.lead(committing, placing, false);
-        let mut placing = self.placing.lock();
+        let mut placing = self.lock();
         let failure = placing.flush_failure.take();
         let is_durable = self.durable_position().get() + 1 >= placing.next_position.get();
         match placing.poisoned.clone().or(failure.filter(|_| !is_durable)) {

@@ -101,6 +101,7 @@ impl Forward {
 
     /// Goes on to the next record, into the next segment if need be.
     fn advance(&mut self) -> Result<Ahead> {
+        self.segments.way.if_asked();
         loop {
             if self.here.is_none() {
                 self.here = self.enter()?;
@@ -193,6 +194,7 @@ impl Backward {
 
     /// The stretch that ends with `self.next`.
     fn enter(&self) -> Result<Option<Stretch>> {
+        self.segments.way.if_asked();
         let Some(segment) = self.segments.at(self.next) else {
             return Ok(None);
         };

@@ -171,6 +171,7 @@ impl StreamWalk {
 
     /// The next few versions, all from one segment.
     fn look_ahead(&mut self) -> Result<Ahead> {
+        self.segments.way.if_asked();
         loop {
             let part = if self.backward {
                 self.parts.back()

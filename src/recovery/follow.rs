@@ -35,7 +35,8 @@ use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{Dir, File, OpenMode, read_up_to};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::Mutex;
+use crate::sync::sleeping::RwLock;
 use crate::types::Position;
 
 /// For how long damage is looked at again while a writer is there.

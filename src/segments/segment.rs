@@ -30,8 +30,8 @@ use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, prefetch};
 use crate::storage::pread;
 use crate::storage::{Bytes, Dir, OpenMode};
-use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{RwLock, sleeping};
 use crate::types::{Position, Version};
 
 /// The bytes of a segment, shared.
@@ -54,7 +54,7 @@ impl Content {
 /// The index of a segment, shared.
 #[derive(Clone, Debug)]
 pub(crate) enum SegmentIndex {
-    Memory(Arc<RwLock<ActiveIndex>>),
+    Memory(Arc<sleeping::RwLock<ActiveIndex>>),
     File(Arc<SealedIndex>),
 }
 
@@ -217,7 +217,7 @@ impl Segment {
         dir: Arc<dyn Dir>,
         header: SegmentHeader,
         image: Arc<Image>,
-        index: Arc<RwLock<ActiveIndex>>,
+        index: Arc<sleeping::RwLock<ActiveIndex>>,
         visible_end: usize,
     ) -> Self {
         Self {
@@ -262,7 +262,7 @@ impl Segment {
 
     /// After a rewind, or when the segment was replaced before it had an event: other bytes and another index for what was not
     /// visible yet.
-    pub(crate) fn replace(&self, header: SegmentHeader, image: Arc<Image>, index: Arc<RwLock<ActiveIndex>>) {
+    pub(crate) fn replace(&self, header: SegmentHeader, image: Arc<Image>, index: Arc<sleeping::RwLock<ActiveIndex>>) {
         *self.opened.write() = Some(Opened {
             header,
             content: Content::Image(image),
@@ -278,7 +278,7 @@ impl Segment {
     }
 
     /// The index in memory, if that is what the segment has.
-    pub(crate) fn memory_index(&self) -> Option<Arc<RwLock<ActiveIndex>>> {
+    pub(crate) fn memory_index(&self) -> Option<Arc<sleeping::RwLock<ActiveIndex>>> {
         match &*self.index.read() {
             Some(SegmentIndex::Memory(index)) => Some(Arc::clone(index)),
             _ => None,
@@ -521,7 +521,7 @@ impl Segment {
                 return Err(self.damaged(found.end, None, "sealed segment without its seal"));
             }
         }
-        let index = SegmentIndex::Memory(Arc::new(RwLock::new(builder.finish(found.end))));
+        let index = SegmentIndex::Memory(Arc::new(sleeping::RwLock::new(builder.finish(found.end))));
         *self.index.write() = Some(index.clone());
         if !file_is_wrong || self.overlay.is_some() {
             return Ok(index);
@@ -554,7 +554,7 @@ impl Segment {
             _ if SeededBug::StreamEndsWithPlaced.is_on() => usize::MAX,
             visible_end => visible_end,
         };
-        let in_memory = |index: &RwLock<ActiveIndex>| {
+        let in_memory = |index: &sleeping::RwLock<ActiveIndex>| {
             let index = index.read();
             let part = index.stream(stream).and_then(|entry| entry.part_before(visible_end));
             part.map(|part| Found {

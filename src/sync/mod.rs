@@ -3,18 +3,23 @@
 //! In every ordinary build these are `parking_lot`, `std`, `atomic-wait` and `crossbeam-channel` as they are, or in a wrapper that is
 //! inlined away. Built with `--cfg annals_model="loom"` or `"shuttle"` they belong to that checker, which then decides which thread
 //! takes the next step; the code above is the same (docs/decisions/0002-model-checkers.md). Locks have the interface of `parking_lot`
-//! everywhere: no poisoning, and a condition variable that borrows the guard.
+//! everywhere: no poisoning, and a condition variable that borrows the guard. Those that appends take are of [`sleeping`].
 
+pub(crate) mod give_way;
 #[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
-mod model;
+pub(crate) mod model;
+#[cfg(not(any(annals_model = "loom", annals_model = "shuttle")))]
+pub(crate) mod sleeping;
 #[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
-pub(crate) use model::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, Word, atomic, channel, thread};
+pub(crate) use model as sleeping;
+#[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
+pub(crate) use model::{Condvar, Deadline, Mutex, OnceLock, RwLock, Word, atomic, channel, thread};
 
 #[cfg(not(any(annals_model = "loom", annals_model = "shuttle")))]
 mod real {
     use std::time::{Duration, Instant};
 
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
     pub(crate) use std::sync::OnceLock;
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread;
@@ -69,4 +74,4 @@ mod real {
     }
 }
 #[cfg(not(any(annals_model = "loom", annals_model = "shuttle")))]
-pub(crate) use real::{Condvar, Deadline, Mutex, MutexGuard, OnceLock, RwLock, Word, atomic, channel, thread};
+pub(crate) use real::{Condvar, Deadline, Mutex, OnceLock, RwLock, Word, atomic, channel, thread};
