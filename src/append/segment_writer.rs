@@ -180,8 +180,17 @@ impl SegmentWriter {
         let zeros = vec![0; end - offset];
         let erase = |end: usize| write_all_at(&*self.file, &zeros[..end - offset], offset as u64);
         // A limit on the length of files may end within that sector.
-        erase(rest).or_else(|_| erase(offset + GROUP_HEADER_BYTES))?;
+        erase(rest).or_else(|e| {
+            if is_out_of_space(&e) {
+                erase(offset + GROUP_HEADER_BYTES)
+            } else {
+                Err(e)
+            }
+        })?;
         if let Err(e) = write_all_at(&*self.file, &zeros[rest - offset..], rest as u64) {
+            if !is_out_of_space(&e) {
+                return Err(e);
+            }
             notes.add(move || tracing::warn!(error = %e, "the body of a group that failed could not be erased"));
         }
         self.file.sync_data()

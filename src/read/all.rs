@@ -39,6 +39,12 @@ impl Forward {
         self.next
     }
 
+    /// Stands back behind those who append, for a reader that does not wait for them.
+    #[inline]
+    pub(crate) fn give_way(&self) {
+        self.segments.way.if_asked();
+    }
+
     /// The bytes the last event stands in.
     pub(crate) fn content(&self) -> Option<&Content> {
         self.here.as_ref().map(|(_, walk)| &walk.opened().content)
@@ -101,7 +107,6 @@ impl Forward {
 
     /// Goes on to the next record, into the next segment if need be.
     fn advance(&mut self) -> Result<Ahead> {
-        self.segments.way.if_asked();
         loop {
             if self.here.is_none() {
                 self.here = self.enter()?;

@@ -91,7 +91,7 @@ pub(crate) struct RecoveredLog {
     pub(crate) highest_ordinal: u32,
     pub(crate) last_timestamp: Timestamp,
     pub(crate) is_marked: bool,
-    /// Why nothing may be appended: what is to be cut off is still there, because there is no space to keep it aside, or to note it.
+    /// Why nothing may be appended: there is no space to keep aside what is to be cut off, to note that it is, or to overwrite it.
     pub(crate) no_appends: Option<Error>,
     pub(crate) report: RecoveryReport,
 }
@@ -469,13 +469,9 @@ fn adopt(
     let mut note = cut::find(&*segments_dir, first)?;
     let mut not_cut = None;
     if cut_end > found.end && note == Note::None && !SeededBug::CutNotNoted.is_on() {
-        match cut::note(&*segments_dir, first) {
-            // Where nothing stands behind the group that is cut off, nothing can come back behind what takes its place.
-            Err(error) if error.is_storage_full() && !found.is_followed => {}
-            noted => match unless_full(noted)? {
-                Ok(()) => note = Note::Made,
-                Err(error) => not_cut = Some(error),
-            },
+        match unless_full(cut::note(&*segments_dir, first))? {
+            Ok(()) => note = Note::Made,
+            Err(error) => not_cut = Some(error),
         }
     }
     if report.verdict == Verdict::AmbiguousLastGroup && not_cut.is_none() {
@@ -505,7 +501,7 @@ fn adopt(
         synced.at(&path, "syncing what was recovered")
     };
     // From the back: half of a sector where the first group began, with a whole group behind it, is what damage looks like.
-    let near_end = sector_end(group_offset(found.end, align)).clamp(found.end, cut_end);
+    let mut near_end = sector_end(group_offset(found.end, align)).clamp(found.end, cut_end);
     let mut zero = |from: usize, to: usize| {
         let zeros = &image.unfrozen_mut(from, to - from)[..];
         write_all_at(&*file, zeros, from as u64)
@@ -518,8 +514,9 @@ fn adopt(
         // Who began it may have died behind a sync that failed: no zero is known to be on the disk before it is written again.
         match zero(cut_end, header.segment_bytes as usize) {
             Err(error) if is_out_of_space(&error) => {
+                // Nor is that sector zeroed: there may be a whole group behind it, on the disk.
                 no_appends = Some(Error::io(path.clone(), overwriting, error));
-                note = Note::None;
+                (note, near_end, cut_end, report.cut_bytes) = (Note::None, found.end, found.end, 0);
             }
             written => written.at(&path, overwriting)?,
         }
@@ -554,7 +551,7 @@ fn adopt(
             "the end of the log was cut off"
         );
     } else if note == Note::Found {
-        tracing::warn!(path = %path.display(), "an earlier open did not come to the end of cutting the end of the log off; what was in doubt is in quarantine/");
+        tracing::warn!(path = %path.display(), "zeros over the end of the log are written again: who wrote them did not come to the end of it; what was in doubt, if anything, is in quarantine/");
     }
     Ok(RecoveredLog {
         log_id,

@@ -55,8 +55,6 @@ pub(crate) struct Scan {
     pub(crate) generation: Generation,
     /// The highest ordinal of a generation that the last group or any header after it has.
     pub(crate) highest_ordinal: u32,
-    /// Whether behind the place where no whole group is there is a header of a group of events that could follow.
-    pub(crate) is_followed: bool,
     /// The seal, if the segment has been sealed.
     pub(crate) seal: Option<Seal>,
     /// What comes after `end`.
@@ -196,7 +194,6 @@ impl<'a> Scanner<'a> {
                 event_count: 0,
                 generation: Generation::default(),
                 highest_ordinal: 0,
-                is_followed: false,
                 seal: None,
                 tail: Tail::Clean,
             },
@@ -290,7 +287,6 @@ impl<'a> Scanner<'a> {
         let last_kept = self.found.last_position;
         let behind = self.look_behind(offset);
         self.found.highest_ordinal = behind.ordinal;
-        self.found.is_followed = behind.has_groups;
         let is_torn = lacks_a_sector(bytes, offset, bad_record);
         let is_damaged = !SeededBug::DamageCutOff.is_on()
             && (behind.durable > last_kept || behind.next_events.is_some_and(|next| self.are_proof(next, is_torn)));
@@ -335,7 +331,6 @@ impl<'a> Scanner<'a> {
             durable: last_kept,
             claimed: last_kept,
             ordinal: self.found.generation.ordinal,
-            has_groups: false,
             next_events: None,
         };
         // What trying groups that turn out not to be whole may cost: as much as reading the segment a few times.
@@ -352,7 +347,6 @@ impl<'a> Scanner<'a> {
             behind.claimed = behind.claimed.max(Position::new(last)).max(group.durable_position);
             behind.durable = behind.durable.max(group.durable_position);
             behind.ordinal = behind.ordinal.max(group.generation.ordinal);
-            behind.has_groups |= candidate > offset && !group.is_mark();
             // Not marks: one that is the payload of an event may pass for one that stands here.
             if behind.next_events.is_none()
                 && candidate > offset
@@ -378,8 +372,6 @@ struct Behind {
     claimed: Position,
     /// The highest ordinal of their generations; not below that of the last group before the place.
     ordinal: u32,
-    /// Whether one of them, not at the place itself, is that of a group of events, or the seal.
-    has_groups: bool,
     /// The first position of the first whole group of events, or of the seal.
     next_events: Option<Position>,
 }

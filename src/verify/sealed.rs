@@ -182,7 +182,6 @@ impl SealedCheck {
                 event_count: 0,
                 generation: Generation::default(),
                 highest_ordinal: 0,
-                is_followed: false,
                 seal: None,
                 tail: Tail::Clean,
             },

@@ -287,6 +287,8 @@ impl Shared {
             };
             let may_be_in_doubt = is_split(&disk);
             match open(&disk, &options, seed) {
+                // It went as the note of a cut was removed, which may fail.
+                Ok(_) if !disk.has_power() => return Ok(After::NoPower),
                 Ok(log) => {
                     let may_fail = self.inner.lock().may_fail();
                     self.faults(false);
