@@ -22,10 +22,10 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::names;
 use crate::format::segment_header::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader};
 use crate::losses::{Loss, LostVersions};
-use crate::recovery::apply::{check_name_is_free, is_new, open_root};
+use crate::recovery::create::{check_name_is_free, is_new, open_root};
 use crate::recovery::fill::{self, Patch};
 use crate::recovery::mend::{Mend, MendedSegment, Mending, Newest, Unproven, mend};
-use crate::recovery::quarantine::{Pieces, in_memory, set_aside};
+use crate::recovery::quarantine::{Pieces, in_memory, in_the_place_of, set_aside};
 use crate::seeded_bugs::SeededBug;
 use crate::segments::prepare;
 use crate::storage::{Dir, File, OpenMode, fs, read_up_to, write_all_at, write_small_atomically};
@@ -537,13 +537,7 @@ impl Repair<'_> {
 
     /// Does what needs space; if there is none, in the place of prepared segments, which hold nothing.
     fn with_spares_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED].into_iter();
-        loop {
-            match work() {
-                Err(error) if error.is_storage_full() && hold_nothing.any(|name| self.dir.remove(name).is_ok()) => {}
-                other => return other,
-            }
-        }
+        in_the_place_of(&**self.dir, &[names::SPARE, names::SPARE_UNFINISHED], work)
     }
 
     /// Keeps `bytes` in `quarantine/`, durably.

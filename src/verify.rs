@@ -18,7 +18,7 @@ use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::group::is_zero;
 use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{LogId, names};
-use crate::recovery::apply::{list_segments, open_root, read_meta};
+use crate::recovery::create::{list_segments, open_root, read_meta};
 use crate::recovery::plan::{Before, Decision, Newest, decide, needs_before};
 use crate::recovery::scan::{Tail, Verdict};
 use crate::storage::{Dir, OpenMode, fs, read_up_to};

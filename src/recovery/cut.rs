@@ -10,7 +10,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::quarantine::{full, in_the_place_of_spares};
+use super::quarantine::make_room_for_cut;
 use crate::error::{IoContext, Result};
 use crate::format::names;
 use crate::storage::{Dir, OpenMode};
@@ -44,14 +44,7 @@ pub(super) fn find(segments: &dyn Dir, first: Position) -> Result<Note> {
 pub(super) fn note(segments: &dyn Dir, first: Position) -> Result<()> {
     let doing = "noting that the end of the log is cut off";
     let path = path_of(segments, first);
-    let noted = in_the_place_of_spares(segments, || make(segments, first).at(&path, doing));
-    noted.map_err(|error| {
-        if error.is_storage_full() {
-            full(&path, doing, 0)
-        } else {
-            error
-        }
-    })
+    make_room_for_cut(segments, &path, doing, 0, || make(segments, first).at(&path, doing))
 }
 
 /// Makes the note, if it is not there.

@@ -18,13 +18,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::apply::{
-    Contents, RecoveryReport, Surveyed, cut_positions, damaged, damaged_end, list_segments, open_segment, read_meta,
-    refused, survey,
-};
+use super::adopt::cut_positions;
+use super::apply::RecoveryReport;
+use super::create::{list_segments, read_meta};
 use super::plan::{Before, Decision, decide, needs_before};
 use super::rebuild::IndexBuilder;
 use super::scan::{Scan, Tail, Verdict, scan, scan_on};
+use super::survey::{Contents, Surveyed, damaged, damaged_end, open_segment, refused, survey};
 use crate::error::{Error, IoContext, Result};
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, is_zero};
 use crate::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};

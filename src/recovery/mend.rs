@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::apply::{damaged, list_segments, read_meta};
+use super::create::{list_segments, read_meta};
 use super::fill::{
     EVENT_BYTES_MIN, EVENTS_MAX, Filler, Loss, MADE_SEGMENT_BYTES, Patch, events_in, garbage_end, header_from_groups,
     ranges,
@@ -17,6 +17,7 @@ use super::fill::{
 use super::plan::{self, is_unused};
 use super::salvage::{Salvage, salvage};
 use super::scan::{Hole, Tail, Visitor};
+use super::survey::damaged;
 use crate::environment::Environment;
 use crate::error::{Error, IoContext, Result};
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, group_offset, header_candidates};

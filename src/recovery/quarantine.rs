@@ -32,36 +32,51 @@ pub(super) fn quarantine(
     offset: u64,
     bytes: &[u8],
 ) -> Result<PathBuf> {
-    let kept = in_the_place_of_spares(&**segments, || write_to_quarantine(root, first, offset, bytes));
     let path = root.path().join(names::QUARANTINE);
-    kept.map_err(|error| {
-        if error.is_storage_full() {
-            full(&path, "keeping the end of the log aside", bytes.len())
-        } else {
-            error
+    make_room_for_cut(
+        &**segments,
+        &path,
+        "keeping the end of the log aside",
+        bytes.len(),
+        || write_to_quarantine(root, first, offset, bytes),
+    )
+}
+
+/// Does `work`, which is `doing` what comes before a cut and makes a file of `len` bytes; if need be in the place of all that holds nothing.
+pub(super) fn make_room_for_cut<T>(
+    segments: &dyn Dir,
+    path: &Path,
+    doing: &'static str,
+    len: usize,
+    work: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED];
+    in_the_place_of(segments, &hold_nothing, work).map_err(|error| {
+        if !error.is_storage_full() {
+            return error;
         }
+        // The file, and at worst a block each for the folder and what is to be known of both.
+        let needed = len.next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
+        let what = format!(
+            "the disk is full: free {needed} bytes and open the log again; until then it can be read, and not appended to"
+        );
+        Error::io(path, doing, io::Error::new(io::ErrorKind::StorageFull, what))
     })
 }
 
-/// Does `work`, which needs space, and as long as there is none removes from `segments` what holds nothing.
-pub(super) fn in_the_place_of_spares<T>(segments: &dyn Dir, mut work: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED].into_iter();
+/// Does `work`, which needs space, and as long as there is none removes from `segments` what `hold_nothing`.
+pub(crate) fn in_the_place_of<T>(
+    segments: &dyn Dir,
+    hold_nothing: &[&str],
+    mut work: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let mut hold_nothing = hold_nothing.iter();
     loop {
         match work() {
             Err(error) if error.is_storage_full() && hold_nothing.any(|name| segments.remove(name).is_ok()) => {}
             other => return other,
         }
     }
-}
-
-/// What is said where there was no space for a file of `len` bytes.
-pub(super) fn full(path: &Path, doing: &'static str, len: usize) -> Error {
-    // The file, and at worst a block each for the folder and what is to be known of both.
-    let needed = len.next_multiple_of(PAGE_BYTES) + 4 * PAGE_BYTES;
-    let what = format!(
-        "the disk is full: free {needed} bytes and open the log again; until then it can be read, and not appended to"
-    );
-    Error::io(path, doing, io::Error::new(io::ErrorKind::StorageFull, what))
 }
 
 /// Bytes that are kept aside, piece by piece: those from an offset on, none at the end.

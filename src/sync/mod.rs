@@ -7,11 +7,8 @@
 
 pub(crate) mod give_way;
 #[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
-pub(crate) mod model;
-#[cfg(not(any(annals_model = "loom", annals_model = "shuttle")))]
+mod model;
 pub(crate) mod sleeping;
-#[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
-pub(crate) use model as sleeping;
 #[cfg(any(annals_model = "loom", annals_model = "shuttle"))]
 pub(crate) use model::{Condvar, Deadline, Mutex, OnceLock, RwLock, Word, atomic, channel, thread};
 

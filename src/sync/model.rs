@@ -9,9 +9,6 @@
 //! - Loom takes `SeqCst` for `AcqRel`. So here a store or a read-modify-write that says `SeqCst` is followed by a fence, as compilers do
 //!   it on x86; then the order between such a store and a load after it is checked, too, and is missed where it was not asked for.
 
-use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 #[cfg(annals_model = "loom")]
@@ -19,6 +16,7 @@ use loom as checker;
 #[cfg(annals_model = "shuttle")]
 use shuttle as checker;
 
+pub(crate) use super::sleeping::{Condvar, Mutex, RwLock};
 pub(crate) use checker::thread;
 
 use atomic::{AtomicBool, AtomicU32, Ordering};
@@ -98,97 +96,6 @@ pub(crate) mod atomic {
 
     atomics! { AtomicBool: bool, AtomicU32: u32, AtomicU64: u64, AtomicUsize: usize }
     counts! { AtomicU32: u32, AtomicU64: u64, AtomicUsize: usize }
-}
-
-/// As `parking_lot::Mutex`.
-#[derive(Default)]
-pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
-
-/// As `parking_lot::MutexGuard`.
-pub(crate) struct MutexGuard<'a, T>(Option<checker::sync::MutexGuard<'a, T>>);
-
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(checker::sync::Mutex::new(value))
-    }
-
-    #[track_caller]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-
-    /// Nobody who runs under a checker asks.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        None
-    }
-}
-
-impl<T> fmt::Debug for Mutex<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Mutex(..)")
-    }
-}
-
-impl<T> Deref for MutexGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.0.as_ref().expect("taken only while it waits")
-    }
-}
-
-impl<T> DerefMut for MutexGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("taken only while it waits")
-    }
-}
-
-/// As `parking_lot::Condvar`.
-#[derive(Debug, Default)]
-pub(crate) struct Condvar(checker::sync::Condvar);
-
-impl Condvar {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    #[track_caller]
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        if let Some(held) = guard.0.take() {
-            guard.0 = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn notify_all(&self) {
-        self.0.notify_all();
-    }
-}
-
-/// As `parking_lot::RwLock`.
-#[derive(Default)]
-pub(crate) struct RwLock<T>(checker::sync::RwLock<T>);
-
-impl<T> RwLock<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(checker::sync::RwLock::new(value))
-    }
-
-    #[track_caller]
-    pub(crate) fn read(&self) -> checker::sync::RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    #[track_caller]
-    pub(crate) fn write(&self) -> checker::sync::RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T> fmt::Debug for RwLock<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RwLock(..)")
-    }
 }
 
 /// As `std::sync::OnceLock`: who sees that it is set, sees the value, and only who has been told that it is set must see it.
