@@ -112,6 +112,8 @@ seeded_bugs! {
     SpareNotChecked,
     /// a group that failed is not zeroed
     RewindNotZeroed,
+    /// a group that failed is zeroed without a note of it
+    RewindNotNoted,
     /// the time of an event may be before that of the event before it
     TimestampGoesBack,
     /// an expected version is compared with what readers see, not with what has been placed

@@ -85,6 +85,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (FullDiskIgnored, C("a_failing_call_costs_nothing_acknowledged")),
     (SpareNotChecked, C("a_spare_with_old_bytes_is_not_used")),
     (RewindNotZeroed, C("a_failing_call_costs_nothing_acknowledged")),
+    (RewindNotNoted, C("what_a_writer_took_back_mixes_with_nothing")),
     (TimestampGoesBack, S),
     (ExpectedVersionOfReaders, C("expectations_count_what_is_in_flight")),
     (CreatedFolderNotSynced, S),

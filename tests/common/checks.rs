@@ -37,6 +37,7 @@ checks! {
     an_earlier_generation_stays_gone,
     groups_whose_cut_was_never_synced_stay_gone,
     what_was_cut_off_mixes_with_nothing,
+    what_a_writer_took_back_mixes_with_nothing,
     what_an_open_shows_is_durable,
     a_mark_is_durable_when_close_returns,
     a_lost_sector_of_a_closed_log_is_missed,
@@ -283,22 +284,90 @@ fn what_was_cut_off_mixes_with_nothing(seed: u64) -> Checked {
         look(&disk.fork(), "then it was opened again")?;
         let log = opened(&disk, &os, 4)?;
         append(&log, n, "s", len)?;
-        let (cached, crashed) = (
-            disk.read_file(SEGMENT).unwrap_or_default(),
-            disk.crash_with(CrashMode::DropAll),
-        );
-        drop(log);
-        let durable = crashed.read_file(SEGMENT).unwrap_or_default();
-        for at in (0..durable.len())
-            .step_by(512)
-            .filter(|&at| durable[at..at + 512] != cached[at..at + 512])
-        {
+        for (at, crashed) in one_sector_arrived(&disk)? {
             states += 1;
-            let crashed = crashed.fork();
+            look(&crashed, &format!("then the sector at {at} of batch {n} arrived"))?;
+        }
+    }
+    ensure!(states > 10, "{states} states");
+    Ok(())
+}
+
+/// What a power cut leaves of the first segment if just one of the sectors that were not durable arrived, and which.
+fn one_sector_arrived(disk: &SimDisk) -> Checked<Vec<(usize, SimDisk)>> {
+    let cached = disk.read_file(SEGMENT).unwrap_or_default();
+    let crashed = disk.crash_with(CrashMode::DropAll);
+    let durable = crashed.read_file(SEGMENT).unwrap_or_default();
+    let sectors = (0..durable.len()).step_by(512);
+    sectors
+        .filter(|&at| durable[at..at + 512] != cached[at..at + 512])
+        .map(|at| {
             let mut bytes = durable.clone();
             bytes[at..at + 512].copy_from_slice(&cached[at..at + 512]);
-            write(&crashed, &bytes)?;
-            look(&crashed, &format!("then the sector at {at} of batch {n} arrived"))?;
+            let found = crashed.fork();
+            found
+                .write_file(SEGMENT, &bytes)
+                .map_err(|error| format!("the disk takes files: {error}"))?;
+            Ok((at, found))
+        })
+        .collect()
+}
+
+/// A direct write comes short on a disk that is full, a call that takes the group back fails, and the process is killed: the page cache may
+/// have zeros where the disk has half of the group. What is appended in their place is not synced when the power goes, and one of its
+/// sectors has arrived.
+fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options().segment_bytes(64 << 10);
+    let os = options.clone().durability(Durability::Os);
+    let (first, len) = (len_of(&mut rng), 9000 + len_of(&mut rng));
+    // The same bytes, sent again, or others, which end within what may have arrived.
+    let (n, n_len) = if rng.below(2) == 0 {
+        (2, len)
+    } else {
+        (62, 600 + len_of(&mut rng))
+    };
+    let mut states = 0;
+    // Half of the time there is no room for a note either.
+    let has_room = rng.below(2) == 0;
+    let failures = [Fault::Error(ErrorKind::Other), Fault::Error(ErrorKind::StorageFull)];
+    for (after, failure) in (0..).flat_map(|after| failures.map(|fault| (after, fault))) {
+        let disk = left_by(1, [first, 0, 0], &options)?;
+        let log = opened(&disk, &options, 2)?;
+        let op = disk.ops();
+        disk.fail_at(op, Fault::ShortWrite);
+        disk.fail_at(op + 1, Fault::Error(ErrorKind::StorageFull));
+        disk.fail_at(op + 2 + after, failure);
+        if !has_room {
+            disk.fail_at(op + 2, Fault::Error(ErrorKind::StorageFull));
+        }
+        let answer = log.append_batch(&batch_of(2, &[("s", vec![len])], None).0);
+        let is_met = disk.ops() > op + 2 + after || !has_room && after < 6;
+        disk.clear_faults();
+        let disk = disk.kill();
+        drop(log);
+        let log = opened(&disk, &os, 3)?;
+        let shown = batches(&whole_log(&log)?);
+        let may_be_there = matches!(answer, Err(Error::Poisoned { .. }));
+        ensure!(
+            shown == [Some(1)] || may_be_there && shown == [Some(1), Some(2)],
+            "{failure:?} at {after}, {answer:?}: {shown:?}"
+        );
+        append(&log, n, "s", n_len)?;
+        for (at, crashed) in one_sector_arrived(&disk)? {
+            states += 1;
+            let what = format!("{failure:?} at {after}, then the sector at {at} of batch {n} arrived");
+            let log = opened(&crashed, &options, 5).map_err(|broken| broken.at(what.clone()))?;
+            let (there, verdict) = (batches(&whole_log(&log)?), log.recovery().verdict);
+            ensure!(
+                there == shown && verdict != Verdict::AmbiguousLastGroup,
+                "{what}: {there:?}, {verdict}"
+            );
+        }
+        if !is_met {
+            let is_taken_back = matches!(answer, Err(Error::Io { .. }));
+            ensure!(is_taken_back == has_room, "taken back, if there is room: {answer:?}");
+            break;
         }
     }
     ensure!(states > 10, "{states} states");
