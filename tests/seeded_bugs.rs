@@ -48,7 +48,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (AdoptedNotRewritten, C("a_failing_call_costs_nothing_acknowledged")),
     (AdoptedNotSynced, S),
     (FailedSyncAtOpen, C("what_an_open_shows_is_durable")),
-    (CutNotNoted, C("groups_whose_cut_was_never_synced_stay_gone")),
+    (CutNotNoted, C("what_was_cut_off_mixes_with_nothing")),
     (FailedSyncRetried, C("a_failing_call_costs_nothing_acknowledged")),
     (FailedSyncNotPoisoned, C("a_failing_call_costs_nothing_acknowledged")),
     (RecordCrcWithoutHeader, C("no_byte_of_a_group_changes_unnoticed")),

@@ -6,7 +6,9 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use annals::sim::{CrashMode, Environment, Fault, OpenMode, SimDisk};
-use annals::{Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, Verdict, Version};
+use annals::{
+    Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, RepairOptions, Verdict, Version, repair_in,
+};
 
 use super::gated::{Hold, gated};
 use super::noted::{Notes, Noting};
@@ -138,6 +140,40 @@ fn an_earlier_generation_stays_gone(seed: u64) -> Checked {
     Ok(())
 }
 
+/// How a log is opened in which an end may be half cut off.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Normal,
+    Degraded,
+    /// Behind a repair, which has nothing to mend there.
+    Repaired,
+    /// By somebody who looks only, and then as ever.
+    Watched,
+}
+
+const WAYS: [Way; 4] = [Way::Normal, Way::Degraded, Way::Repaired, Way::Watched];
+
+fn open_by(way: Way, disk: &SimDisk, options: &Options, seed: u64) -> annals::Result<Log> {
+    match way {
+        Way::Normal => open(disk, options, seed),
+        Way::Degraded => open(disk, &options.clone().mode(annals::OpenMode::Degraded), seed),
+        Way::Repaired => {
+            let report = repair_in(
+                &disk.root(),
+                &RepairOptions::new(),
+                &Environment::deterministic(seed),
+                |_| (),
+            )?;
+            assert!(report.steps.is_empty(), "there is nothing to mend: {report:?}");
+            open(disk, options, seed)
+        }
+        Way::Watched => {
+            drop(open(disk, &options.clone().mode(annals::OpenMode::ReadOnly), seed)?);
+            open(disk, options, seed)
+        }
+    }
+}
+
 /// Law 6. A recovery zeroes a torn end, and its sync fails: the page cache has the zeros and the disk the groups of old. The next open finds
 /// nothing of them, and counts generations from where they did. The groups that stand behind the first new one after a power cut must
 /// not be taken for its successors. The generation of the torn end is one that left no group before it: of a second torn end in
@@ -174,30 +210,34 @@ fn groups_whose_cut_was_never_synced_stay_gone(seed: u64) -> Checked {
     if is_second {
         torn = leave_torn(torn)?;
     }
-    let mut failed = 0;
-    for op in 0.. {
-        let disk = torn.fork();
-        disk.fail_at(op, Fault::Error(ErrorKind::Other));
-        if let Ok(log) = open(&disk, &options, 3) {
-            if disk.ops() > op {
-                continue;
+    for way in WAYS {
+        let mut failed = 0;
+        for op in 0.. {
+            let disk = torn.fork();
+            disk.fail_at(op, Fault::Error(ErrorKind::Other));
+            if let Ok(log) = open_by(way, &disk, &options, 3) {
+                if disk.ops() > op {
+                    continue;
+                }
+                ensure!(log.recovery().verdict == Verdict::TornTail, "{:?}", log.recovery());
+                break;
             }
-            ensure!(log.recovery().verdict == Verdict::TornTail, "{:?}", log.recovery());
-            break;
+            failed += 1;
+            disk.clear_faults();
+            let next = WAYS[usize::try_from(rng.below(4)).unwrap_or(0)];
+            let log =
+                open_by(next, &disk, &options, 4).map_err(|error| format!("{next:?}: open succeeds: {error:?}"))?;
+            append(&log, 62, "s", len)?;
+            let found = disk.crash_with(CrashMode::DropAll);
+            drop(log);
+            let there = batches(&whole_log(&opened(&found, &options, 5)?)?);
+            ensure!(
+                there == [Some(1), Some(62)],
+                "what was cut off stays gone: {there:?}, {way:?} fails at {op}, then {next:?}, second torn end {is_second}"
+            );
         }
-        failed += 1;
-        disk.clear_faults();
-        let log = opened(&disk, &options, 4)?;
-        append(&log, 62, "s", len)?;
-        let found = disk.crash_with(CrashMode::DropAll);
-        drop(log);
-        let there = batches(&whole_log(&opened(&found, &options, 5)?)?);
-        ensure!(
-            there == [Some(1), Some(62)],
-            "what was cut off stays gone: {there:?}, operation {op}, second torn end {is_second}"
-        );
+        ensure!(failed > 1, "{failed} operations fail an open");
     }
-    ensure!(failed > 1, "{failed} operations fail an open");
     // Without a block for the note, what is torn stays where it is, and nothing is appended in front of it.
     let before = all_files(&torn);
     torn.set_space(Some(0));
@@ -282,35 +322,63 @@ fn what_was_cut_off_mixes_with_nothing(seed: u64) -> Checked {
             look(&disk.fork().crash_with(mode), "then the power went")?;
         }
         look(&disk.fork(), "then it was opened again")?;
-        let log = opened(&disk, &os, 4)?;
-        append(&log, n, "s", len)?;
-        for (at, crashed) in one_sector_arrived(&disk)? {
-            states += 1;
-            look(&crashed, &format!("then the sector at {at} of batch {n} arrived"))?;
+        // There is the note of a cut, perhaps, and no room for what an open does about it.
+        for op in 0.. {
+            let disk = disk.fork();
+            disk.fail_at(op, Fault::Error(ErrorKind::StorageFull));
+            let log = open(&disk, &os, 4).ok();
+            let is_appended = log.as_ref().is_some_and(|log| append(log, n, "s", len).is_ok());
+            if disk.ops() <= op {
+                break;
+            }
+            disk.clear_faults();
+            let (mut disk, mut log) = (disk, log);
+            if !is_appended {
+                disk = disk.kill();
+                look(&disk.fork(), "no room, then it was opened again")?;
+                log = Some(opened(&disk, &os, 4)?);
+                log.iter().try_for_each(|log| append(log, n, "s", len))?;
+            }
+            for (what, crashed) in all_or_one_sector_arrived(&disk)? {
+                look(&crashed, &format!("no room at {op} of an open, batch {n}, {what}"))?;
+            }
+            drop(log);
+        }
+        for way in WAYS {
+            let disk = disk.fork();
+            let log = open_by(way, &disk, &os, 4).map_err(|error| format!("{way:?}: open succeeds: {error:?}"))?;
+            append(&log, n, "s", len)?;
+            for (what, crashed) in all_or_one_sector_arrived(&disk)? {
+                states += 1;
+                look(&crashed, &format!("opened ({way:?}), batch {n}, {what}"))?;
+            }
         }
     }
     ensure!(states > 10, "{states} states");
     Ok(())
 }
 
-/// What a power cut leaves of the first segment if just one of the sectors that were not durable arrived, and which.
-fn one_sector_arrived(disk: &SimDisk) -> Checked<Vec<(usize, SimDisk)>> {
+/// What a power cut leaves of the first segment if of the sectors that were not durable just one arrived, or all but one; and which.
+fn all_or_one_sector_arrived(disk: &SimDisk) -> Checked<Vec<(String, SimDisk)>> {
     let cached = disk.read_file(SEGMENT).unwrap_or_default();
     let crashed = disk.crash_with(CrashMode::DropAll);
     let durable = crashed.read_file(SEGMENT).unwrap_or_default();
-    let sectors = (0..durable.len()).step_by(512);
-    sectors
-        .filter(|&at| durable[at..at + 512] != cached[at..at + 512])
-        .map(|at| {
-            let mut bytes = durable.clone();
-            bytes[at..at + 512].copy_from_slice(&cached[at..at + 512]);
-            let found = crashed.fork();
-            found
-                .write_file(SEGMENT, &bytes)
+    let mut found = Vec::new();
+    for at in (0..durable.len()).step_by(512) {
+        let sector = at..at + 512;
+        if durable[sector.clone()] == cached[sector.clone()] {
+            continue;
+        }
+        for (what, from, arrived) in [("just", &durable, &cached), ("all but", &cached, &durable)] {
+            let mut bytes = from.clone();
+            bytes[sector.clone()].copy_from_slice(&arrived[sector.clone()]);
+            let disk = crashed.fork();
+            disk.write_file(SEGMENT, &bytes)
                 .map_err(|error| format!("the disk takes files: {error}"))?;
-            Ok((at, found))
-        })
-        .collect()
+            found.push((format!("{what} the sector at {at} arrived"), disk));
+        }
+    }
+    Ok(found)
 }
 
 /// A direct write comes short on a disk that is full, a call that takes the group back fails, and the process is killed: the page cache may
@@ -354,9 +422,9 @@ fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
             "{failure:?} at {after}, {answer:?}: {shown:?}"
         );
         append(&log, n, "s", n_len)?;
-        for (at, crashed) in one_sector_arrived(&disk)? {
+        for (what, crashed) in all_or_one_sector_arrived(&disk)? {
             states += 1;
-            let what = format!("{failure:?} at {after}, then the sector at {at} of batch {n} arrived");
+            let what = format!("{failure:?} at {after}, batch {n}, {what}");
             let log = opened(&crashed, &options, 5).map_err(|broken| broken.at(what.clone()))?;
             let (there, verdict) = (batches(&whole_log(&log)?), log.recovery().verdict);
             ensure!(
