@@ -114,6 +114,8 @@ seeded_bugs! {
     RewindNotZeroed,
     /// a group that failed is zeroed without a note of it
     RewindNotNoted,
+    /// a group that failed counts as zeroed, though there was no room for the zeros
+    RewindLeavesBody,
     /// the time of an event may be before that of the event before it
     TimestampGoesBack,
     /// an expected version is compared with what readers see, not with what has been placed
@@ -124,6 +126,8 @@ seeded_bugs! {
     MetaNotSynced,
     /// what goes into quarantine is not synced before it is zeroed
     QuarantineNotSynced,
+    /// an end in doubt that an interrupted open cut off is not told of by the next one
+    DoubtForgotten,
     /// beside a writer, who only reads is shown what nothing says is durable
     FollowerShowsUnproven,
     /// a stream whose last events are lost takes appends

@@ -334,3 +334,33 @@ fn a_subscriber_on_a_thread_of_the_log_may_close_while_another_thread_does() {
         );
     });
 }
+
+/// Groups that failed together were answered from the last to the first: a ticket was done while one that was given before it was not.
+#[test]
+fn tickets_that_fail_are_done_in_the_order_in_which_they_were_given() {
+    // Taken back, and poisoned.
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
+        let (log, gate) = gated_log(true);
+        gate.fail_direct_writes(Some(kind));
+        gate.hold(Hold::Writes);
+        let (send, woken) = mpsc::channel();
+        let mut tickets = Vec::new();
+        for i in 0..3 {
+            // The first is at the disk, the others wait for it.
+            let mut ticket = Box::pin(log.append_async(&one("s")).unwrap());
+            if i == 0 {
+                gate.wait_until_held();
+            }
+            let send = send.clone();
+            let waker = Waker::from(Arc::new(Call(move || send.send(i).unwrap())));
+            assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            tickets.push(ticket);
+        }
+        gate.release();
+        let order: Vec<i32> = (0..3)
+            .map(|_| woken.recv_timeout(Duration::from_secs(60)).unwrap())
+            .collect();
+        assert_eq!(order, [0, 1, 2], "{kind}");
+        gate.fail_direct_writes(None);
+    }
+}

@@ -31,6 +31,7 @@
 //!   except that a log without threads does maintenance while it leads.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -124,7 +125,7 @@ pub(crate) struct Committing {
     /// Whether something was acknowledged that is not durable, on a log whose readers wait for what is.
     flush_wanted: bool,
     /// What those wait for whose batches this leader has taken to the disk, or has given up: it owes them an answer.
-    owed: Vec<Arc<Gate>>,
+    owed: VecDeque<Arc<Gate>>,
     /// What it has to tell once it leads no more, and without threads, whom it has to wake then.
     notes: Notes,
 }
@@ -223,7 +224,7 @@ impl Appender {
                 last_callers: 0,
                 written_bytes: 0,
                 flush_wanted: false,
-                owed: Vec::new(),
+                owed: VecDeque::new(),
                 notes: Notes::default(),
             }),
             next_position: last_position.next(),
@@ -662,7 +663,7 @@ impl Appender {
 
     /// Tells everyone whom the leader owes an answer what became of their batches.
     fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
-        while let Some(gate) = committing.owed.pop() {
+        while let Some(gate) = committing.owed.pop_front() {
             self.segments.way.to(gate.sleepers());
             self.wake(committing, gate.open(outcome.clone()));
         }
@@ -820,24 +821,20 @@ impl Appender {
         let path = segment
             .as_ref()
             .map_or_else(|| self.dir.path().to_owned(), |segment| segment.path());
+        let first = segment.map_or(Position::START, |segment| segment.first_position());
         let (op, cause) = match failure {
             WriteFailure::Write(e) => ("writing a group", e),
             WriteFailure::Sync(e) if SeededBug::FailedSyncNotPoisoned.is_on() => ("syncing a group", e),
-            WriteFailure::Sync(e) => return self.poison_by(committing, &Error::io(path, "syncing a group", e)),
+            WriteFailure::Sync(e) => {
+                // Of a direct write there may be more on the disk than the page cache shows. Without the note no zero is worse than before.
+                drop(cut::make(&*self.dir, first));
+                return self.poison_by(committing, &Error::io(path, "syncing a group", e));
+            }
         };
         let erased = group
             .as_ref()
             .filter(|_| !SeededBug::RewindNotZeroed.is_on())
-            .map_or(Ok(()), |group| {
-                // As a recovery that cuts off: the sync of these zeros may fail, too.
-                let first = segment.map_or(Position::START, |segment| segment.first_position());
-                SeededBug::RewindNotNoted.leaves_out(|| cut::make(&*self.dir, first))?;
-                let notes = &mut committing.notes;
-                committing.writer.erase_group(group.offset, group.end, notes)?;
-                // If it stays, the next open writes some zeros.
-                drop(cut::finish(&*self.dir, first));
-                Ok(())
-            });
+            .map_or(Ok(()), |group| self.take_back(&committing.writer, first, group));
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
@@ -864,6 +861,22 @@ impl Appender {
         }
         drop(placing);
         self.answer(committing, &Err(error));
+    }
+
+    /// Erases `group`, whose write failed, from the segment at `first`. As a recovery that cuts off: the sync of the zeros may fail, too.
+    fn take_back(&self, writer: &SegmentWriter, first: Position, group: &ClosedGroup) -> io::Result<()> {
+        if let Err(e) = SeededBug::RewindNotNoted.leaves_out(|| cut::make(&*self.dir, first)) {
+            // On a disk that is full to the last block, nothing of it has been written as a rule, and so nothing has to go.
+            return if writer.reads_as_zeros(group.offset, group.end)? {
+                Ok(())
+            } else {
+                Err(e)
+            };
+        }
+        writer.erase_group(group.offset, group.end)?;
+        // If it stays, the next open writes some zeros.
+        drop(cut::finish(&*self.dir, first));
+        Ok(())
     }
 
     /// Puts the active segment back to what was written last, in a new generation.
@@ -924,6 +937,8 @@ impl Appender {
     /// the operating system has counts as under way where readers wait for the sync: the flush is coming. With `durable`, until all
     /// of that is durable, for which this sees to a flush if none is coming, at once: with many appenders there may be no idle moment.
     pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
+        // Where readers wait for the sync, what only the operating system has is not seen, though no flush may be coming: one failed.
+        let durable = durable || self.options.durability == Durability::Sync;
         let mut placing = self.lock();
         let last = placing.next_position.get() - 1;
         // An attempt from before says nothing of the one that this sees to. That of a close is for who closes.
@@ -1109,14 +1124,15 @@ impl Placing {
         Ok(true)
     }
 
-    /// Gives up everything that was placed and not written, and returns what its batches wait for.
+    /// Gives up everything that was placed and not written, and returns what its batches wait for, in their order.
     fn abandon(&mut self) -> Vec<Arc<Gate>> {
-        let mut gates: Vec<Arc<Gate>> = self.active.abandon_open_group().into_iter().collect();
-        if let Some(rolled) = self.rolled.take() {
-            gates.extend(rolled.last.and_then(|last| last.gate));
+        let open = self.active.abandon_open_group();
+        let rolled = self.rolled.take();
+        let last = rolled.and_then(|rolled| {
             self.active = rolled.segment;
-        }
-        gates
+            rolled.last
+        });
+        last.and_then(|last| last.gate).into_iter().chain(open).collect()
     }
 }
 

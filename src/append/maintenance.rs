@@ -100,7 +100,11 @@ impl Maintenance<'_> {
                 self.ask_after = self.ask_after.and_then(|waited| self.appender.mark_if_idle(waited));
             }
         }
-        while std::mem::take(&mut self.spare_owed) {
+        // What the last work told may have closed the log: then the folder is not this one's any more.
+        while let Ok(work) = self.work.try_recv() {
+            self.take(work);
+        }
+        while std::mem::take(&mut self.spare_owed) && !self.stopped {
             // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
             // segment keeps its image for long, which bounds the memory of a fast writer.
             prepare_spare(self.appender, || {

@@ -1,4 +1,4 @@
-//! Waking tasks, and telling subscribers of `tracing`. Both are a caller's code: it may block, panic, append to this very log, close it or
+//! Waking tasks, and telling subscribers of `tracing`. Both are a caller's code: it may block (but not on a task that this thread would have to wake), panic, append to this very log, close it or
 //! drop its last handle. So a thread that leads, or that leading is handed to, never runs any: a thread of their own calls wakers and
 //! tells what a leader has to tell ([`Notes`]), or without threads the one that led, once it leads no more.
 

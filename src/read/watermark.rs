@@ -37,11 +37,11 @@ impl Watermark {
         Position::new(self.position.load(Ordering::SeqCst))
     }
 
-    /// Moves to `position` and wakes the threads that wait. The wakers of tasks, which are a caller's code, are returned for whoever
+    /// Moves to `position`, unless it is further on already (those who refresh a log may do so side by side), and wakes the threads that wait. The wakers of tasks, which are a caller's code, are returned for whoever
     /// may run that.
     #[must_use = "tasks wait to be woken"]
     pub(crate) fn publish(&self, position: Position) -> Vec<Waker> {
-        self.position.store(position.get(), Ordering::SeqCst);
+        self.position.fetch_max(position.get(), Ordering::SeqCst);
         self.wake_threads()
     }
 
@@ -118,5 +118,20 @@ impl Watermark {
         }
         // If the position moved before the count was raised, nobody may come to wake us.
         self.is_past(after)
+    }
+}
+
+#[cfg(all(test, not(any(annals_model = "loom", annals_model = "shuttle"))))]
+mod tests {
+    use super::*;
+
+    /// Two threads refreshed a log, and the one that had seen less published last.
+    #[test]
+    fn it_never_moves_back() {
+        let watermark = Watermark::new(Position::new(5));
+        for (published, position) in [(20, 20), (10, 20), (21, 21)] {
+            drop(watermark.publish(Position::new(published)));
+            assert_eq!(watermark.position(), Position::new(position));
+        }
     }
 }

@@ -15,9 +15,9 @@ use std::time::Instant;
 use super::apply::{RecoveredLog, RecoveredSegment, RecoveryReport};
 use super::cut::{self, Note};
 use super::mend::Unproven;
-use super::quarantine::{quarantine, unless_full};
+use super::quarantine::{kept_before, quarantine, unless_full};
 use super::scan::{Scan, Tail, Verdict};
-use super::survey::{Contents, Surveyed};
+use super::survey::{Contents, Surveyed, segment_max};
 use crate::error::{Error, IoContext, Result};
 use crate::format::group::{group_offset, sector_end};
 use crate::format::segment_header::SegmentHeader;
@@ -80,13 +80,16 @@ pub(super) fn adopt(
         note: cut::find(&*segments_dir, first)?,
         no_room: None,
     };
-    let quarantined = cutting.prepare(root, verdict == Verdict::AmbiguousLastGroup)?;
+    let mut quarantined = cutting.prepare(root, verdict == Verdict::AmbiguousLastGroup)?;
     let near_end = cutting.overwrite()?;
     cutting.write_again(found.proven_end, near_end)?;
     cutting.finish();
     let cut_bytes = (cutting.cut_end - cutting.end) as u64;
     let (note, no_room) = (cutting.note, cutting.no_room);
     image.freeze(found.end);
+    if quarantined.is_none() && no_room.is_none() && !SeededBug::DoubtForgotten.is_on() {
+        quarantined = kept_before(root, first, found.end as u64);
+    }
     if verdict != Verdict::Clean {
         tracing::warn!(
             path = %path.display(),
@@ -96,7 +99,10 @@ pub(super) fn adopt(
             "the end of the log was cut off"
         );
     } else if note == Note::Found {
-        tracing::warn!(path = %path.display(), "zeros over the end of the log are written again: who wrote them did not come to the end of it; what was in doubt, if anything, is in quarantine/");
+        tracing::warn!(path = %path.display(), "zeros over the end of the log are written again: who wrote them did not come to the end of it");
+    }
+    if let Some(kept) = quarantined.as_ref().filter(|_| verdict != Verdict::AmbiguousLastGroup) {
+        tracing::warn!(kept = %kept.display(), "an earlier open cut off an end that was in doubt, and nothing has been appended since");
     }
     Ok(RecoveredLog {
         log_id,
@@ -282,12 +288,17 @@ pub(super) fn adopt_seal(dir: &Arc<dyn Dir>, before: &mut Surveyed) -> Result<()
         .at(&path, "writing the end of a sealed segment again")
 }
 
-/// Writes again, byte for byte, what nothing proves durable, and syncs it: after a failed sync the page cache may hold what the disk does not.
+/// Writes again, byte for byte, what nothing proves durable, and syncs it: after a failed sync the page cache may hold what the disk does not. Where
+/// a cut is noted, everything to the end of the segment, for what its zeros hide would come back in front of what comes next.
 pub(super) fn make_durable(dir: &dyn Dir, unproven: Unproven) -> Result<()> {
-    let Unproven { first, from, to } = unproven;
+    let Unproven { first, from, mut to } = unproven;
     let name = names::segment(first);
     let path = dir.path().join(&name);
     let file = dir.open(&name, OpenMode::ReadWrite).at(&path, "opening a segment")?;
+    if cut::find(dir, first)? == Note::Found {
+        let len = file.len().at(&path, "asking for a length")?;
+        to = to.max(usize::try_from(len).unwrap_or(to).min(segment_max()));
+    }
     let mut bytes = vec![0; to - from];
     let read = read_up_to(&*file, &mut bytes, from as u64).at(&path, "reading a segment")?;
     write_all_at(&*file, &bytes[..read], from as u64)

@@ -44,7 +44,7 @@ pub struct RecoveryReport {
     /// not shown.
     pub read_only: bool,
     /// Bytes that were cut off behind the last whole group. 0 with another verdict than [`Verdict::Clean`]: the disk is full, and what was to be
-    /// noted or kept before that could not be, so they are where they were and not shown, and appends answer [`Error::Io`] until the log is
+    /// noted, kept or overwritten before that could not be, so they are not shown, and appends answer [`Error::Io`] until the log is
     /// opened with some space.
     pub cut_bytes: u64,
     /// The positions that what was cut off speaks of, first to last, where any can be told from what is left of it. With
@@ -57,8 +57,9 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// How long the open took.
     pub elapsed: Duration,
-    /// Where the bytes of an ambiguous last group were put. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for writing: the
-    /// disk is full, and they were not cut off.
+    /// Where the bytes of an ambiguous last group were put. With another verdict: an earlier open put them there, and nothing has been
+    /// appended since; it may have been interrupted before it could say so. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for
+    /// writing: the disk is full, and they were not cut off.
     pub quarantined: Option<PathBuf>,
     /// Where the first page of the newest segment was put, which was removed with nothing behind it: a roll that did not finish, and
     /// a page that is not the header it should be. It cost no event.

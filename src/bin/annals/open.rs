@@ -84,7 +84,12 @@ pub(crate) fn describe(report: &RecoveryReport) -> String {
     }
     text.push_str(&format!(", last position {}", report.last_position));
     if let Some(path) = &report.quarantined {
-        text.push_str(&format!(", cut bytes kept in {}", path.display()));
+        let whose = if report.verdict == Verdict::AmbiguousLastGroup {
+            "cut bytes kept in"
+        } else {
+            "what an earlier open cut off in doubt is kept in"
+        };
+        text.push_str(&format!(", {whose} {}", path.display()));
     }
     text
 }
