@@ -63,7 +63,7 @@ use crate::storage::{Dir, OpenMode, write_all_at};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::channel::Sender;
 use crate::sync::sleeping::{Condvar, Mutex, MutexGuard, RwLock};
-use crate::sync::{Deadline, OnceLock, thread};
+use crate::sync::{Deadline, OnceLock, give_way, thread};
 use crate::types::{Appended, Durability, Position, Timestamp, Version};
 
 /// How long a leader gathers at most: a quarter of what a write takes (docs/performance.md).
@@ -289,6 +289,7 @@ impl Appender {
     /// Places `batch`. The ticket opens when it is durable, or with the operating system if that is what it asked for. If
     /// `lead` and nobody else leads, that is so when this returns.
     pub(crate) fn append(&self, batch: &Batch, wait_for_room: bool, lead: bool) -> Result<Ticket> {
+        give_way::is_no_reader();
         batch.check(self.options.batch_bytes_max)?;
         let durability = self.durability_of(batch);
         let mut heads: Vec<Head> = Vec::new();

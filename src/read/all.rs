@@ -39,12 +39,6 @@ impl Forward {
         self.next
     }
 
-    /// Stands back behind those who append, for a reader that does not wait for them.
-    #[inline]
-    pub(crate) fn give_way(&self) {
-        self.segments.way.if_asked();
-    }
-
     /// The bytes the last event stands in.
     pub(crate) fn content(&self) -> Option<&Content> {
         self.here.as_ref().map(|(_, walk)| &walk.opened().content)
@@ -85,6 +79,8 @@ impl Forward {
         if self.is_before_event() {
             return Ok(None);
         }
+        // At the end of each group, for a reader that does not wait for more.
+        self.segments.way.if_asked();
         let Ahead::Lost(span) = self.advance()? else {
             return Ok(None);
         };

@@ -48,10 +48,7 @@ impl Source {
     fn pass_lost(&mut self) -> Result<Option<Box<Lost>>> {
         match self {
             Self::Forward { forward, last } if forward.next_position() > *last => Ok(None),
-            Self::Forward { forward, .. } => {
-                forward.give_way();
-                forward.pass_lost()
-            }
+            Self::Forward { forward, .. } => forward.pass_lost(),
             Self::Backward(backward) => backward.pass_lost(),
             Self::Stream(stream) => stream.pass_lost(),
         }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, OnceLock};
+use crate::sync::{Condvar, Mutex, OnceLock, give_way};
 use crate::types::Position;
 
 /// The last position readers may see.
@@ -89,6 +89,7 @@ impl Watermark {
 
     /// Waits until the position is past `after`; false or an error if that will never be.
     pub(crate) fn wait_past(&self, after: Position) -> Result<bool> {
+        give_way::is_no_reader();
         if let Poll::Ready(moved) = self.is_past(after) {
             return moved;
         }
@@ -109,6 +110,7 @@ impl Watermark {
         if let Poll::Ready(moved) = self.is_past(after) {
             return Poll::Ready(moved);
         }
+        give_way::is_no_reader();
         // Cloned before the lock is taken: that is a caller's code.
         let waker = context.waker().clone();
         let mut wakers = self.wakers.lock();
