@@ -89,6 +89,13 @@ pub(crate) mod atomic {
                         fence_if_asked(order);
                         before
                     }
+
+                    #[track_caller]
+                    pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                        let before = self.0.fetch_max(value, order);
+                        fence_if_asked(order);
+                        before
+                    }
                 }
             )*
         };
