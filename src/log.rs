@@ -363,7 +363,7 @@ impl Log {
     /// # Durability
     /// On `Ok` the batch has been synced and survives power loss; if the log was opened with [`Durability::Os`], it is
     /// with the operating system and survives a killed process. After [`Error::Poisoned`] its fate is unknown until the log
-    /// is opened again; after any other error nothing of it is, or ever will be, in the log.
+    /// is opened again; after any other error nothing of it is, or ever will be, in the log (of a retry: nothing but what the first attempt put there).
     ///
     /// # Errors
     /// [`Error::WrongExpectedVersion`] if the stream is not at `expected`; [`Error::InvalidArgument`], [`Error::TooLarge`]

@@ -118,3 +118,65 @@ fn a_retry_that_asks_for_a_sync_gets_one() {
         assert_eq!(log.last_position().get(), 1);
     }
 }
+
+/// Of a direct write that failed there may be more on the disk than the page cache shows: the next open has to write zeros behind the end,
+/// whatever it reads there.
+#[test]
+fn a_failed_direct_write_leaves_a_note_for_the_next_open() {
+    let disk = SimDisk::new(1);
+    let opened = |seed| {
+        let options = Options::new().segment_bytes(64 * 1024);
+        Log::open_in(disk.root(), options, Environment::deterministic(seed)).unwrap()
+    };
+    let has_note = || disk.files().iter().any(|name| name.ends_with(".cut"));
+    let log = opened(1);
+    let event = [NewEvent::new("t", "data")];
+    log.append("s", ExpectedVersion::Any, &event).unwrap();
+    disk.fail_at(disk.ops(), Fault::Error(std::io::ErrorKind::Other));
+    let failed = log.append("s", ExpectedVersion::Any, &event);
+    assert!(matches!(failed, Err(Error::Poisoned { .. })), "{failed:?}");
+    drop(log);
+    assert!(has_note());
+    let before = disk.ops();
+    drop(opened(2));
+    assert!(!has_note() && disk.ops() > before);
+}
+
+/// A batch that only the operating system has, in a log whose readers wait for the sync: its flush failed, and a retry was told that the version was taken.
+#[test]
+fn a_retry_after_a_flush_that_failed_gets_its_places() {
+    use annals::{Batch, Durability};
+
+    for tries in [false, true] {
+        let disk = SimDisk::new(1);
+        let options = Options::new().segment_bytes(64 * 1024);
+        let log = Log::open_in(disk.root(), options, Environment::deterministic(1)).unwrap();
+        let mut batch = Batch::new();
+        let event = NewEvent::new("t", "data").id(uuid::Uuid::from_u128(7));
+        batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        batch.durability(Durability::Os);
+        // The write, then the flush.
+        let full = Fault::Error(std::io::ErrorKind::StorageFull);
+        disk.fail_at(disk.ops() + 1, full);
+        let first = log.append_batch(&batch).unwrap();
+        assert_eq!(log.last_position(), Position::START);
+        let again = || {
+            if tries {
+                log.try_append(&batch).map(|ticket| ticket.wait().unwrap())
+            } else {
+                log.append_batch(&batch)
+            }
+        };
+        disk.fail_at(disk.ops(), full);
+        // Who does not wait is told at the next try.
+        let failed = (0..3)
+            .map(|_| again())
+            .find(|answer| !matches!(answer, Err(Error::Busy { .. })));
+        assert!(
+            failed.as_ref().unwrap().as_ref().is_err_and(Error::is_storage_full),
+            "{failed:?}"
+        );
+        let places = (0..6).find_map(|_| again().ok());
+        assert_eq!(places, Some(first));
+    }
+}

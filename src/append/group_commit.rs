@@ -21,7 +21,7 @@
 //! - I3. The watermark moves only over what is durable, unless the log was opened with [`Durability::Os`].
 //! - I4. A segment is sealed only after its successor's file, header and name are durable, which are made only after all its groups
 //!   are; a group is written to the successor only after the seal is durable.
-//! - I5. After a failed sync nothing is acknowledged any more. After a failed write, the group is erased on disk before
+//! - I5. After a failed sync nothing is acknowledged any more. After a failed write, nothing of the group is on disk before
 //!   anything else is written, everything placed and not written fails with it, and a new generation begins.
 //! - I6. The lock of `placing` is never held across a system call that reaches the disk.
 //! - I7. Storage and clock are a caller's code, and may panic. Who leads then poisons the log, answers everyone who
@@ -835,7 +835,7 @@ impl Appender {
         let erased = group
             .as_ref()
             .filter(|_| !SeededBug::RewindNotZeroed.is_on())
-            .map_or(Ok(()), |group| self.take_back(&committing.writer, first, group));
+            .map_or(Ok(()), |group| self.take_back(&mut committing.writer, first, group));
         let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
@@ -865,7 +865,7 @@ impl Appender {
     }
 
     /// Erases `group`, whose write failed, from the segment at `first`. As a recovery that cuts off: the sync of the zeros may fail, too.
-    fn take_back(&self, writer: &SegmentWriter, first: Position, group: &ClosedGroup) -> io::Result<()> {
+    fn take_back(&self, writer: &mut SegmentWriter, first: Position, group: &ClosedGroup) -> io::Result<()> {
         if let Err(e) = SeededBug::RewindNotNoted.leaves_out(|| cut::make(&*self.dir, first)) {
             // On a disk that is full to the last block, nothing of it has been written as a rule, and so nothing has to go.
             return if writer.reads_as_zeros(group.offset, group.end)? {
@@ -942,8 +942,9 @@ impl Appender {
         let durable = durable || self.options.durability == Durability::Sync;
         let mut placing = self.lock();
         let last = placing.next_position.get() - 1;
-        // An attempt from before says nothing of the one that this sees to. That of a close is for who closes.
-        if !placing.closed {
+        // An attempt from before says nothing of the one that this sees to, unless that was asked for and not waited for. That of a close is for
+        // who closes.
+        if wait && !placing.closed {
             placing.flush_failure = None;
         }
         let needs_flush = durable && self.options.durability == Durability::Os;
@@ -972,7 +973,10 @@ impl Appender {
             }
             if !wait {
                 if is_idle || asks {
-                    // Nobody else would see to the flush that the next try finds done.
+                    if let Some(error) = placing.flush_failure.take() {
+                        return Err(error);
+                    }
+                    // Nobody else would see to the flush that the next try finds done, or failed.
                     placing.flush_wanted = true;
                     self.leave(placing, false);
                     placing = self.lock();

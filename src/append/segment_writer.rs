@@ -174,7 +174,7 @@ impl SegmentWriter {
     /// Makes sure that nothing is found of the group from `offset` to `end`, whatever part of its failed write is on the disk: it is to look like
     /// bytes that were never written, all of it, because later groups stand there. Where there is no room for its zeros, a limit on the
     /// length of files for instance, there may be nothing that they would have to replace.
-    pub(crate) fn erase_group(&self, offset: usize, end: usize) -> io::Result<()> {
+    pub(crate) fn erase_group(&mut self, offset: usize, end: usize) -> io::Result<()> {
         match write_all_at(&*self.file, &vec![0; end - offset], offset as u64) {
             Err(e)
                 if is_out_of_space(&e)
@@ -184,11 +184,19 @@ impl SegmentWriter {
         self.file.sync_data()
     }
 
-    /// Whether nothing of a group from `offset` to `end` can be read.
-    pub(crate) fn reads_as_zeros(&self, offset: usize, end: usize) -> io::Result<bool> {
-        let mut bytes = vec![0; end - offset];
-        let read = read_up_to(&*self.file, &mut bytes, offset as u64)?;
-        Ok(is_zero(&bytes[..read]))
+    /// Whether nothing of a group from `offset` to `end` can be read; past the page cache if it may have been written so, for after a direct write
+    /// that failed the cache may show less than the disk has.
+    pub(crate) fn reads_as_zeros(&mut self, offset: usize, end: usize) -> io::Result<bool> {
+        let file = self.direct.as_ref().unwrap_or(&self.file);
+        for start in (offset / PAGE_BYTES * PAGE_BYTES..end).step_by(PAGE_BYTES) {
+            let page = self.aside.unfrozen_mut(0, PAGE_BYTES);
+            page.fill(0);
+            read_up_to(&**file, page, start as u64)?;
+            if !is_zero(&page[offset.saturating_sub(start)..PAGE_BYTES.min(end - start)]) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Goes on with another image of the same segment, which is the same up to what was written.

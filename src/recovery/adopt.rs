@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::apply::{RecoveredLog, RecoveredSegment, RecoveryReport};
 use super::cut::{self, Note};
 use super::mend::Unproven;
-use super::quarantine::{kept_before, quarantine, unless_full};
+use super::quarantine::{longest_kept, quarantine, unless_full};
 use super::scan::{Scan, Tail, Verdict};
 use super::survey::{Contents, Surveyed, segment_max};
 use crate::error::{Error, IoContext, Result};
@@ -87,8 +87,10 @@ pub(super) fn adopt(
     let cut_bytes = (cutting.cut_end - cutting.end) as u64;
     let (note, no_room) = (cutting.note, cutting.no_room);
     image.freeze(found.end);
-    if quarantined.is_none() && no_room.is_none() && !SeededBug::DoubtForgotten.is_on() {
-        quarantined = kept_before(root, first, found.end as u64);
+    // Of a cut that was interrupted, what is in doubt now may be a rest.
+    let is_kept = verdict != Verdict::AmbiguousLastGroup || quarantined.is_some();
+    if is_kept && !SeededBug::DoubtForgotten.is_on() {
+        quarantined = longest_kept(root, first, found.end as u64).or(quarantined);
     }
     if verdict != Verdict::Clean {
         tracing::warn!(
@@ -99,10 +101,10 @@ pub(super) fn adopt(
             "the end of the log was cut off"
         );
     } else if note == Note::Found {
-        tracing::warn!(path = %path.display(), "zeros over the end of the log are written again: who wrote them did not come to the end of it");
+        tracing::warn!(path = %path.display(), "zeros are written behind the end of the log: somebody wrote there, or cut something off, and did not see it through");
     }
     if let Some(kept) = quarantined.as_ref().filter(|_| verdict != Verdict::AmbiguousLastGroup) {
-        tracing::warn!(kept = %kept.display(), "an earlier open cut off an end that was in doubt, and nothing has been appended since");
+        tracing::warn!(kept = %kept.display(), "an earlier open cut off an end that was in doubt, and nothing stands there yet");
     }
     Ok(RecoveredLog {
         log_id,

@@ -57,8 +57,8 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// How long the open took.
     pub elapsed: Duration,
-    /// Where the bytes of an ambiguous last group were put. With another verdict: an earlier open put them there, and nothing has been
-    /// appended since; it may have been interrupted before it could say so. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for
+    /// Where the bytes of an ambiguous last group were put. With another verdict: an earlier open put them there, and no event
+    /// or mark stands there yet; it may have been interrupted before it could say so. `None` with [`Verdict::AmbiguousLastGroup`], in a log opened for
     /// writing: the disk is full, and they were not cut off.
     pub quarantined: Option<PathBuf>,
     /// Where the first page of the newest segment was put, which was removed with nothing behind it: a roll that did not finish, and

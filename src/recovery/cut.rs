@@ -26,7 +26,7 @@ pub(super) enum Note {
     None,
     /// By this open.
     Made,
-    /// By an earlier one, which did not come to the end of it.
+    /// By an earlier one, which did not come to the end of it, or by a writer.
     Found,
 }
 

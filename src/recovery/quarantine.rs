@@ -42,13 +42,14 @@ pub(super) fn quarantine(
     )
 }
 
-/// What was kept of an end that was cut off just there, at `offset` of the segment at `first`, where nothing stands yet. Whoever opens next is told of
-/// it, because the open that cut it off may have been interrupted before it could tell anyone.
-pub(super) fn kept_before(root: &Arc<dyn Dir>, first: Position, offset: u64) -> Option<PathBuf> {
+/// The most that was kept of an end that was cut off just there, at `offset` of the segment at `first`, where nothing stands yet. Whoever opens next is
+/// told of it, because the open that cut it off may have been interrupted before it could tell anyone.
+pub(super) fn longest_kept(root: &Arc<dyn Dir>, first: Position, offset: u64) -> Option<PathBuf> {
     let dir = root.subdir(names::QUARANTINE, false).ok()?;
     let names = (0..).map(|attempt| names::quarantined_tail(first, offset, attempt));
-    let last = names.take_while(|name| dir.len_of(name).is_ok()).last()?;
-    Some(dir.path().join(last))
+    let kept = names.map_while(|name| Some((dir.len_of(&name).ok()?, name)));
+    let (_, longest) = kept.max_by_key(|&(len, _)| len)?;
+    Some(dir.path().join(longest))
 }
 
 /// Does `work`, which is `doing` what comes before a cut and makes a file of `len` bytes; if need be in the place of all that holds nothing.
