@@ -783,20 +783,30 @@ fn a_group_half_taken_back_leaves_no_doubt() {
 /// A segment that could not be made for want of space is no answer to a retry that comes when there is space again.
 #[test]
 fn a_failure_from_before_is_no_answer_to_a_retry() {
-    let disk = SimDisk::new(1);
-    let options = Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
-    let log = open(&disk, &options, 1).unwrap();
-    let event = NewEvent::new("t", "once").id(uuid::Uuid::from_u128(7));
-    let mut batch = annals::Batch::new();
-    batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
-    let first = log.append_batch(&batch).unwrap();
-    disk.set_space(Some(0));
-    let full = std::iter::repeat_with(|| log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 1000])]));
-    let error = full.take(100).find_map(Result::err).unwrap();
-    assert!(error.is_storage_full(), "{error}");
-    disk.set_space(None);
-    log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", "not durable")])
-        .unwrap();
-    batch.durability(Durability::Sync);
-    assert_eq!(log.append_batch(&batch).unwrap(), first);
+    for waits in [true, false] {
+        let disk = SimDisk::new(1);
+        let options = Options::new().segment_bytes(16 * 1024).durability(Durability::Os);
+        let log = open(&disk, &options, 1).unwrap();
+        let event = NewEvent::new("t", "once").id(uuid::Uuid::from_u128(7));
+        let mut batch = annals::Batch::new();
+        batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        let first = log.append_batch(&batch).unwrap();
+        disk.set_space(Some(0));
+        let full = std::iter::repeat_with(|| log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", &[7; 1000])]));
+        let error = full.take(100).find_map(Result::err).unwrap();
+        assert!(error.is_storage_full(), "{error}");
+        disk.set_space(None);
+        log.append("t", ExpectedVersion::Any, &[NewEvent::new("t", "not durable")])
+            .unwrap();
+        batch.durability(Durability::Sync);
+        if waits {
+            assert_eq!(log.append_batch(&batch).unwrap(), first);
+            continue;
+        }
+        let tries = (0..3).map(|_| log.try_append(&batch));
+        let answers: Vec<_> = tries
+            .filter(|answer| !matches!(answer, Err(Error::Busy { .. })))
+            .collect();
+        assert!(answers.iter().all(Result::is_ok) && !answers.is_empty(), "{answers:?}");
+    }
 }

@@ -151,6 +151,8 @@ struct Placing {
     poisoned: Option<Error>,
     /// Why what was acknowledged by the operating system alone could not be made durable, when that was tried last.
     flush_failure: Option<Error>,
+    /// That a flush is under way for somebody who comes back for its failure instead of waiting.
+    flush_tried: bool,
     /// Counts batches; tells whether the log has been idle.
     batches: u64,
     /// That count when the maintenance thread last asked whether the log is idle; `None` if it sleeps until it is told that a mark is owed.
@@ -237,6 +239,7 @@ impl Appender {
             closed: false,
             poisoned: None,
             flush_failure: None,
+            flush_tried: false,
             batches: 0,
             // The thread begins by asking: what an earlier process left may have no mark.
             asked_at: Some(0),
@@ -942,9 +945,9 @@ impl Appender {
         let durable = durable || self.options.durability == Durability::Sync;
         let mut placing = self.lock();
         let last = placing.next_position.get() - 1;
-        // An attempt from before says nothing of the one that this sees to, unless that was asked for and not waited for. That of a close is for
-        // who closes.
-        if wait && !placing.closed {
+        // An attempt from before says nothing of the one that this sees to, unless somebody who does not wait asked for it. That of a close
+        // is for who closes.
+        if !placing.closed && (wait || !placing.flush_tried) {
             placing.flush_failure = None;
         }
         let needs_flush = durable && self.options.durability == Durability::Os;
@@ -965,6 +968,7 @@ impl Appender {
                 visible
             };
             if reached.get() >= last.min(placed) {
+                placing.flush_tried = false;
                 return Ok(());
             }
             let is_idle = placing.committing.is_some() && !placing.has_work();
@@ -972,14 +976,26 @@ impl Appender {
                 return if durable { Err(Error::Closed) } else { Ok(()) };
             }
             if !wait {
-                if is_idle || asks {
-                    if let Some(error) = placing.flush_failure.take() {
-                        return Err(error);
-                    }
-                    // Nobody else would see to the flush that the next try finds done, or failed.
+                let mut failure = if placing.closed {
+                    None
+                } else {
+                    placing.flush_failure.take()
+                };
+                if failure.is_none() && (is_idle || asks) {
+                    // Nobody else would see to the flush that the next try finds done, or failed; without threads it is by now.
                     placing.flush_wanted = true;
                     self.leave(placing, false);
                     placing = self.lock();
+                    failure = if placing.closed {
+                        None
+                    } else {
+                        placing.flush_failure.take()
+                    };
+                    placing.flush_tried = failure.is_none() && placing.committing.is_none();
+                }
+                if let Some(error) = failure {
+                    placing.flush_tried = false;
+                    return Err(error);
                 }
                 return Err(Error::Busy {
                     in_flight: placing.in_flight,
