@@ -11,7 +11,9 @@ mod bench;
 mod raw;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use annals::{Batch, Durability, ExpectedVersion, Log, NewEvent, Options, Read};
@@ -266,6 +268,27 @@ fn tickets(effort: &Effort) {
     );
 }
 
+/// What a log writes for an event of [`PAYLOAD`] with a stream name of 20 B, headers and padding included.
+const EVENT_BYTES: usize = 325;
+
+/// New files for the probe, each filled with zeros by another thread before it is needed, as the segments of a log are.
+fn new_files(dir: PathBuf) -> Receiver<RawWriter> {
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let (send, files) = std::sync::mpsc::sync_channel(0);
+    let path = move |n: usize| dir.join(format!("raw-{n}"));
+    std::thread::spawn(move || {
+        for n in 0.. {
+            let file = RawWriter::create(&path(n), SEGMENT_BYTES, Strategy::Direct).expect("raw writer");
+            // The one before may be in use still.
+            n.checked_sub(2).map(|old| std::fs::remove_file(path(old)).ok());
+            if send.send(file).is_err() {
+                return;
+            }
+        }
+    });
+    files
+}
+
 /// Durable batches by one thread.
 fn batches(effort: &Effort) {
     for count in [100, 1000] {
@@ -275,21 +298,28 @@ fn batches(effort: &Effort) {
         let bytes = PAYLOAD.repeat(count);
         let events = vec![NewEvent::new("", &PAYLOAD); count];
         let stream = stream_name(1);
-        let (mut annals, mut bare) = (Vec::new(), Vec::new());
+        let files = new_files(dir.path("new"));
+        let mut file = files.recv().expect("a new file");
+        let as_many = vec![7; EVENT_BYTES * count];
+        let (mut annals, mut bare, mut bare_new) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..effort.rounds {
             let rate = bench::rate(effort.time, || {
                 log.append(&stream, ExpectedVersion::Any, &events).expect("appends");
             });
             annals.push(rate * count as f64 / 1e6);
             bare.push(bench::rate(effort.time, || writer.append(&bytes).expect("writes")) * count as f64 / 1e6);
+            let rate = bench::rate(effort.time, || {
+                if !file.has_room(as_many.len()) {
+                    file = files.recv().expect("a new file");
+                }
+                file.append(&as_many).expect("writes");
+            });
+            bare_new.push(rate * count as f64 / 1e6);
         }
-        report(
-            &format!("durable, 1 thread, batches of {count}"),
-            "M/s",
-            &annals,
-            &bare,
-            "bare",
-        );
+        let name = format!("durable, 1 thread, batches of {count}");
+        report(&name, "M/s", &annals, &bare, "bare");
+        let same = "bare, as many bytes, new files";
+        report(&name, "M/s", &annals, &bare_new, same);
     }
 }
 

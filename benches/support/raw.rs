@@ -203,7 +203,7 @@ impl RawWriter {
     /// Goes back to the front if `bytes` do not fit any more. `append` calls it; benches call it
     /// before they start the clock, as a file that grows or is allocated must be made anew.
     pub(crate) fn make_room(&mut self, bytes: usize) -> io::Result<()> {
-        if self.offset + bytes <= self.bytes {
+        if self.has_room(bytes) {
             return Ok(());
         }
         match self.strategy {
@@ -216,6 +216,11 @@ impl RawWriter {
         }
         self.offset = 0;
         Ok(())
+    }
+
+    /// Whether `bytes` more can be written before the file is written from the front again.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.offset + bytes <= self.bytes
     }
 
     /// Writes `bytes` after what was written last and returns when they are durable.
