@@ -43,7 +43,7 @@ pub enum Error {
     /// [`Log::try_append`](crate::Log::try_append) would have to wait: as many bytes are in flight as
     /// [`Options::in_flight_bytes_max`](crate::Options::in_flight_bytes_max) allows, or the next segment is not there yet, or
     /// a batch that looks like a retry has to wait for its first attempt. Nothing was written: try again.
-    #[error("too many bytes in flight: {in_flight}, at most {max}")]
+    #[error("busy: {in_flight} bytes are in flight, at most {max} may be; try again")]
     Busy {
         /// Bytes placed and not yet durable.
         in_flight: u64,

@@ -29,7 +29,7 @@ use crate::read::watermark::Watermark;
 use crate::recovery::apply::{RecoveryReport, recover, recover_degraded};
 use crate::recovery::create::{check_is_ours, is_new, open_root, read_meta};
 use crate::recovery::follow::Follower;
-use crate::retry;
+use crate::retry::{self, FirstAttempt};
 use crate::scrub::{ScrubStatus, ScrubThread, Scrubber};
 use crate::seeded_bugs::SeededBug;
 use crate::segments::segment::Segment;
@@ -449,16 +449,39 @@ impl Log {
                 degraded.check(batch.stream(part))?;
             }
         }
-        let placed = appender.append(batch, wait_for_room, lead);
-        match placed {
-            Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => {
-                // The first attempt may still be under way; however it ends, the log says what became of it.
-                let durable = appender.durability_of(batch) == Durability::Sync;
-                appender.settle(wait_for_room, durable)?;
-                let places = retry::places_of_first_attempt(&self.0.segments, batch)?;
-                places.map(Ticket::done).ok_or(conflict)
+        loop {
+            let conflict = match appender.append(batch, wait_for_room, lead) {
+                Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => conflict,
+                placed => return placed,
+            };
+            let mut first = retry::first_attempt(&self.0.segments, batch)?;
+            if first == FirstAttempt::NotSeen {
+                // It may still be under way; however it ends, the log says what became of it.
+                appender.settle(wait_for_room)?;
+                first = retry::first_attempt(&self.0.segments, batch)?;
             }
-            other => other,
+            match first {
+                FirstAttempt::Seen(places) => {
+                    let gate = match appender.durability_of(batch) {
+                        Durability::Sync => appender.make_durable(places.last_position(), lead)?,
+                        Durability::Os => None,
+                    };
+                    return Ok(match gate {
+                        Some(gate) => Ticket::new(gate, places),
+                        None => Ticket::done(places),
+                    });
+                }
+                FirstAttempt::NotSeen if self.is_gone(&conflict)? => {}
+                FirstAttempt::NotSeen | FirstAttempt::Other => return Err(conflict),
+            }
+        }
+    }
+
+    /// Whether what a batch was in conflict with has been taken back since.
+    fn is_gone(&self, conflict: &Error) -> Result<bool> {
+        match conflict {
+            Error::WrongExpectedVersion { stream, actual, .. } => Ok(self.stream_version(stream)? < *actual),
+            _ => Ok(false),
         }
     }
 
@@ -621,9 +644,12 @@ impl Log {
                 "stream {stream:?} has no event of version {version} yet"
             )));
         };
-        if self.0.snapshots.are_durable() && !appender.is_durable(lineage.position) {
+        if self.0.snapshots.are_durable()
+            && !appender.is_durable(lineage.position)
+            && let Some(gate) = appender.make_durable(lineage.position, true)?
+        {
             // Without its event it would be of no use, and older ones that are give way to it.
-            appender.settle(true, true)?;
+            gate.wait()?;
         }
         self.0
             .snapshots

@@ -18,27 +18,37 @@ pub(crate) fn may_be_one(batch: &Batch) -> bool {
     })
 }
 
-/// Where the events of `batch` are if they are all in the log already, each right where it would have gone.
-pub(crate) fn places_of_first_attempt(segments: &Arc<SegmentSet>, batch: &Batch) -> Result<Option<Places>> {
+/// What readers see of the first attempt of a batch that is in conflict.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FirstAttempt {
+    /// Its events, each right where it would have gone.
+    Seen(Places),
+    /// Less than its events: it may be under way.
+    NotSeen,
+    /// Other events: there was none.
+    Other,
+}
+
+/// Looks for the events of `batch`.
+pub(crate) fn first_attempt(segments: &Arc<SegmentSet>, batch: &Batch) -> Result<FirstAttempt> {
     let mut places = Vec::with_capacity(batch.parts().len());
-    for part in batch.parts() {
-        let Some(expected) = part.expected.named_version() else {
-            return Ok(None);
-        };
-        let Some(first_version) = expected.plus(1) else {
-            return Ok(None);
+    let mut is_seen = true;
+    'parts: for part in batch.parts() {
+        let Some(first_version) = part.expected.named_version().and_then(|expected| expected.plus(1)) else {
+            return Ok(FirstAttempt::Other);
         };
         let mut walk = StreamWalk::new(segments, batch.stream(part), Some(first_version), false)?;
         let mut place: Option<Appended> = None;
         for encoded in batch.records(part) {
             if walk.pass_lost()?.is_some() {
-                return Ok(None);
+                return Ok(FirstAttempt::Other);
             }
             let Some((event, _)) = walk.step()? else {
-                return Ok(None);
+                is_seen = false;
+                continue 'parts;
             };
             if event.id.is_none() || event.id != record::encoded_id(encoded) {
-                return Ok(None);
+                return Ok(FirstAttempt::Other);
             }
             let (version, position): (Version, _) = (event.version, event.position);
             let place = place.get_or_insert(Appended {
@@ -51,8 +61,9 @@ pub(crate) fn places_of_first_attempt(segments: &Arc<SegmentSet>, batch: &Batch)
         }
         places.extend(place);
     }
-    Ok(Some(match places.as_slice() {
-        [one] => Places::One(*one),
-        _ => Places::Many(places),
-    }))
+    Ok(match places.as_slice() {
+        _ if !is_seen => FirstAttempt::NotSeen,
+        [one] => FirstAttempt::Seen(Places::One(*one)),
+        _ => FirstAttempt::Seen(Places::Many(places)),
+    })
 }

@@ -725,6 +725,35 @@ mod held_up {
         });
     }
 
+    /// What it was in conflict with was its own first attempt, and there is nothing of that any more.
+    #[test]
+    fn a_retry_beside_a_first_attempt_that_fails_is_no_conflict() {
+        for _ in 0..20 {
+            let (log, gate) = open(Options::new());
+            let once = batch(&[("s", NoStream, &[event("x").id(id(1))])]);
+            gate.hold(Hold::Writes);
+            let first = log.append_async(&once).unwrap();
+            gate.wait_until_held();
+            std::thread::scope(|scope| {
+                let retry = scope.spawn(|| log.append_batch(&once));
+                gate.fail_direct_writes(Some(std::io::ErrorKind::StorageFull));
+                gate.release();
+                assert!(first.wait().unwrap_err().is_storage_full());
+                gate.fail_direct_writes(None);
+                let retry = retry.join().unwrap();
+                assert!(
+                    retry
+                        .as_ref()
+                        .is_ok_and(|places| places[0].last_version == Version::new(1))
+                        || retry.as_ref().is_err_and(Error::is_storage_full),
+                    "{retry:?}"
+                );
+            });
+            assert_eq!(log.append_batch(&once).unwrap()[0].last_version, Version::new(1));
+            assert_eq!(check_whole(&log).len(), 1);
+        }
+    }
+
     /// The first attempt was acknowledged by the operating system, and the sync that makes it visible had not come yet: the
     /// retry did not find it and was told of a conflict with itself.
     #[test]
@@ -744,6 +773,55 @@ mod held_up {
             assert_eq!(retry.join().unwrap(), first);
         });
         assert_eq!(check_whole(&log).len(), 1);
+    }
+
+    /// With others always on their way, whoever does not wait never got an answer.
+    #[test]
+    fn a_retry_and_a_conflict_that_readers_can_see_wait_for_nobody() {
+        let (log, gate) = open(buffered());
+        let once = batch(&[("s", NoStream, &[event("x").id(id(1))])]);
+        let first = log.append_batch(&once).unwrap();
+        gate.hold(Hold::Syncs);
+        let other = log
+            .append_async(&batch(&[("s", Any, &[event("y").id(id(2))])]))
+            .unwrap();
+        gate.wait_until_held();
+        let ticket = log.try_append(&once).unwrap();
+        assert_eq!(ticket.poll_now().unwrap().unwrap(), first);
+        let conflict = batch(&[("s", NoStream, &[event("z").id(id(3))])]);
+        for answer in [
+            log.try_append(&conflict).map(drop),
+            log.append_batch(&conflict).map(drop),
+        ] {
+            assert!(matches!(answer, Err(Error::WrongExpectedVersion { .. })), "{answer:?}");
+        }
+        // Behind it is what is under way, so nobody can say yet.
+        let longer = [event("x").id(id(1)), event("y").id(id(2))];
+        let longer = batch(&[("s", NoStream, &longer)]);
+        let error = log.try_append(&longer).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error:?}");
+        gate.release();
+        other.wait().unwrap();
+        assert_eq!(log.append_batch(&longer).unwrap()[0].last_version, Version::new(2));
+    }
+
+    #[test]
+    fn the_ticket_of_a_retry_that_asks_for_a_sync_waits_for_it() {
+        let (log, gate) = open(buffered().durability(Durability::Os));
+        let mut once = batch(&[("s", NoStream, &[event("x").id(id(1))])]);
+        let first = log.append_batch(&once).unwrap();
+        once.durability(Durability::Sync);
+        gate.hold(Hold::Syncs);
+        let tickets = [log.try_append(&once).unwrap(), log.append_async(&once).unwrap()];
+        // Before it is looked at the sync, which without one would never come.
+        assert!(tickets.iter().all(|ticket| !ticket.is_done()));
+        gate.wait_until_held();
+        assert!(tickets.iter().all(|ticket| !ticket.is_done()));
+        gate.release();
+        for ticket in tickets {
+            assert_eq!(ticket.wait().unwrap(), first);
+        }
+        assert!(log.try_append(&once).unwrap().is_done(), "by now it is durable");
     }
 
     #[test]

@@ -146,13 +146,13 @@ struct Placing {
     /// How many threads wait for `room`.
     waiting: usize,
     flush_wanted: bool,
+    /// What those wait for who want the next flush.
+    flush_gate: Option<Arc<Gate>>,
+    /// The same for one of them who does not wait, but comes back.
+    flush_tried: Option<Arc<Gate>>,
     mark_wanted: bool,
     closed: bool,
     poisoned: Option<Error>,
-    /// Why what was acknowledged by the operating system alone could not be made durable, when that was tried last.
-    flush_failure: Option<Error>,
-    /// That a flush is under way for somebody who comes back for its failure instead of waiting.
-    flush_tried: bool,
     /// Counts batches; tells whether the log has been idle.
     batches: u64,
     /// That count when the maintenance thread last asked whether the log is idle; `None` if it sleeps until it is told that a mark is owed.
@@ -235,11 +235,11 @@ impl Appender {
             in_flight: 0,
             waiting: 0,
             flush_wanted: false,
+            flush_gate: None,
+            flush_tried: None,
             mark_wanted: false,
             closed: false,
             poisoned: None,
-            flush_failure: None,
-            flush_tried: false,
             batches: 0,
             // The thread begins by asking: what an earlier process left may have no mark.
             asked_at: Some(0),
@@ -358,10 +358,7 @@ impl Appender {
                 return Ok(placing);
             }
             if !wait {
-                return Err(Error::Busy {
-                    in_flight: placing.in_flight,
-                    max,
-                });
+                return Err(self.busy(&placing));
             }
             placing.waiting += 1;
             self.room.wait(&mut placing);
@@ -587,7 +584,7 @@ impl Appender {
                 self.gather(committing.last_callers);
                 placing = self.lock();
             }
-            let Some(mut job) = self.next_job(&mut placing) else {
+            let Some(mut job) = self.next_job(&mut placing, &mut committing.owed) else {
                 return Left::Nothing(placing);
             };
             if let Job::Write(group) = &mut job {
@@ -604,7 +601,8 @@ impl Appender {
             match job {
                 Job::Write(group) => self.write_group(committing, group),
                 Job::Roll => self.finish_roll(committing),
-                Job::Flush => drop(self.flush(committing)),
+                Job::Flush if self.flush(committing) => self.answer(committing, &Ok(())),
+                Job::Flush => {}
             }
             placing = self.lock();
         }
@@ -618,7 +616,8 @@ impl Appender {
         }
     }
 
-    fn next_job(&self, placing: &mut Placing) -> Option<Job> {
+    /// What to do next; to `owed` go those who wait for a flush that it does.
+    fn next_job(&self, placing: &mut Placing, owed: &mut VecDeque<Arc<Gate>>) -> Option<Job> {
         if placing.poisoned.is_some() {
             return None;
         }
@@ -626,12 +625,12 @@ impl Appender {
             return Some(rolled.last.take().map_or(Job::Roll, Job::Write));
         }
         if let Some(mut group) = placing.active.close_group(self.durable_position()) {
-            group.sync |= std::mem::take(&mut placing.flush_wanted);
+            group.sync |= placing.take_flush(owed);
             return Some(Job::Write(group));
         }
         let last = Position::new(placing.next_position.get() - 1);
         let not_durable = self.durable_position() < last;
-        if std::mem::take(&mut placing.flush_wanted) || (placing.mark_wanted && not_durable) {
+        if placing.take_flush(owed) || (placing.mark_wanted && not_durable) {
             return Some(Job::Flush);
         }
         if std::mem::take(&mut placing.mark_wanted) && placing.active.takes_marks() {
@@ -839,14 +838,13 @@ impl Appender {
             .as_ref()
             .filter(|_| !SeededBug::RewindNotZeroed.is_on())
             .map_or(Ok(()), |group| self.take_back(&mut committing.writer, first, group));
-        let is_flush = group.is_none();
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
             return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
         }
         let noted = error.clone();
         committing.notes.add(move || {
-            tracing::warn!(error = %noted, "a group could not be written, taking back what was placed and not written");
+            tracing::warn!(error = %noted, "a write failed, taking back what was placed and not written");
         });
 
         let mut placing = self.lock();
@@ -855,7 +853,6 @@ impl Appender {
         placing.in_flight = 0;
         // Not at once again: a disk that is full stays so for a while. The next group takes along what is not durable yet.
         placing.mark_wanted = false;
-        placing.flush_failure = is_flush.then(|| error.clone());
         if let Err(e) = self.rewind(&mut placing, committing) {
             drop(placing);
             return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
@@ -930,6 +927,7 @@ impl Appender {
             committing.owed.extend(rolled.last.take().and_then(|last| last.gate));
         }
         committing.owed.extend(placing.active.abandon_open_group());
+        committing.owed.extend(placing.flush_gate.take());
         self.room.notify_all();
         drop(placing);
         self.answer(committing, &Err(error.clone()));
@@ -937,84 +935,85 @@ impl Appender {
         self.wake(committing, self.watermark.fail(error));
     }
 
-    /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting. What only
-    /// the operating system has counts as under way where readers wait for the sync: the flush is coming. With `durable`, until all
-    /// of that is durable, for which this sees to a flush if none is coming, at once: with many appenders there may be no idle moment.
-    pub(crate) fn settle(&self, wait: bool, durable: bool) -> Result<()> {
-        // Where readers wait for the sync, what only the operating system has is not seen, though no flush may be coming: one failed.
-        let durable = durable || self.options.durability == Durability::Sync;
+    /// Waits until readers see what became of everything that has been placed so far, or says that this takes waiting.
+    pub(crate) fn settle(&self, wait: bool) -> Result<()> {
         let mut placing = self.lock();
         let last = placing.next_position.get() - 1;
-        // An attempt from before says nothing of the one that this sees to, unless somebody who does not wait asked for it. That of a close
-        // is for who closes.
-        if !placing.closed && (wait || !placing.flush_tried) {
-            placing.flush_failure = None;
-        }
-        let needs_flush = durable && self.options.durability == Durability::Os;
-        // A rewind forgets what was asked for before it.
-        let mut asked_in = None;
         loop {
             if let Some(error) = &placing.poisoned {
                 return Err(error.clone());
             }
-            let asks = needs_flush && !placing.closed && asked_in != Some(placing.generation);
             // Below `last` after a rewind, which took back what was under way.
             let placed = placing.next_position.get() - 1;
-            // What is durable is not shown to readers at once, and they are asked what became of the first attempt.
-            let visible = self.watermark.position();
-            let reached = if durable {
-                visible.min(self.durable_position())
-            } else {
-                visible
-            };
-            if reached.get() >= last.min(placed) {
-                placing.flush_tried = false;
+            if self.watermark.position().get() >= last.min(placed) {
                 return Ok(());
             }
             let is_idle = placing.committing.is_some() && !placing.has_work();
-            if is_idle && (!durable || placing.closed) {
-                return if durable { Err(Error::Closed) } else { Ok(()) };
+            if is_idle {
+                if self.options.durability == Durability::Os {
+                    return Ok(());
+                }
+                // Readers wait for a sync that failed.
+                placing = self.flush_again(placing, wait)?;
+                continue;
             }
             if !wait {
-                let mut failure = if placing.closed {
-                    None
-                } else {
-                    placing.flush_failure.take()
-                };
-                if failure.is_none() && (is_idle || asks) {
-                    // Nobody else would see to the flush that the next try finds done, or failed; without threads it is by now.
-                    placing.flush_wanted = true;
-                    self.leave(placing, false);
-                    placing = self.lock();
-                    failure = if placing.closed {
-                        None
-                    } else {
-                        placing.flush_failure.take()
-                    };
-                    placing.flush_tried = failure.is_none() && placing.committing.is_none();
-                }
-                if let Some(error) = failure {
-                    placing.flush_tried = false;
-                    return Err(error);
-                }
-                return Err(Error::Busy {
-                    in_flight: placing.in_flight,
-                    max: self.options.in_flight_bytes_max,
-                });
-            }
-            if is_idle || asks {
-                if let Some(error) = placing.flush_failure.take() {
-                    return Err(error);
-                }
-                asked_in = Some(placing.generation);
-                placing.flush_wanted = true;
-                self.leave(placing, true);
-                placing = self.lock();
-                continue;
+                return Err(self.busy(&placing));
             }
             placing.waiting += 1;
             self.room.wait(&mut placing);
             placing.waiting -= 1;
+        }
+    }
+
+    /// Makes durable what only the operating system has, where no flush is coming for it. Who does not wait is told of a failure when he
+    /// comes back.
+    fn flush_again<'a>(&'a self, mut placing: MutexGuard<'a, Placing>, wait: bool) -> Result<MutexGuard<'a, Placing>> {
+        if placing.closed {
+            return Err(Error::Closed);
+        }
+        let tried = placing.flush_tried.take();
+        if let (false, Some(Err(error))) = (wait, tried.and_then(|gate| gate.outcome())) {
+            return Err(error);
+        }
+        let gate = placing.want_flush();
+        self.leave(placing, wait);
+        if wait {
+            gate.wait()?;
+        }
+        let outcome = gate.outcome();
+        let mut placing = self.lock();
+        match outcome {
+            Some(outcome) => outcome.map(|()| placing),
+            None => {
+                placing.flush_tried = Some(gate);
+                Err(self.busy(&placing))
+            }
+        }
+    }
+
+    /// Sees that what readers see up to `position` becomes durable: what to wait for, or `None` if it is. With `lead` and if nobody else leads,
+    /// that is so when this returns.
+    pub(crate) fn make_durable(&self, position: Position, lead: bool) -> Result<Option<Arc<Gate>>> {
+        let mut placing = self.lock();
+        if let Some(error) = &placing.poisoned {
+            return Err(error.clone());
+        }
+        if self.is_durable(position) {
+            return Ok(None);
+        }
+        if placing.closed {
+            return Err(Error::Closed);
+        }
+        let gate = placing.want_flush();
+        self.leave(placing, lead);
+        Ok(Some(gate))
+    }
+
+    fn busy(&self, placing: &Placing) -> Error {
+        Error::Busy {
+            in_flight: placing.in_flight,
+            max: self.options.in_flight_bytes_max,
         }
     }
 
@@ -1066,16 +1065,14 @@ impl Appender {
             self.room.wait(&mut placing);
             placing.waiting -= 1;
         };
-        placing.flush_wanted |= committing.writer.needs_sync();
+        let is_durable = self.durable_position().next() >= placing.next_position;
+        let flush = (!is_durable || committing.writer.needs_sync()).then(|| placing.want_flush());
         placing.mark_wanted = true;
         self.lead(committing, placing, false);
-        let mut placing = self.lock();
-        let failure = placing.flush_failure.take();
-        let is_durable = self.durable_position().get() + 1 >= placing.next_position.get();
-        match placing.poisoned.clone().or(failure.filter(|_| !is_durable)) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        if let Some(error) = &self.lock().poisoned {
+            return Err(error.clone());
         }
+        flush.and_then(|gate| gate.outcome()).unwrap_or(Ok(()))
     }
 }
 
@@ -1083,6 +1080,18 @@ impl Placing {
     fn has_work(&self) -> bool {
         self.poisoned.is_none()
             && (self.rolled.is_some() || self.active.has_open_group() || self.flush_wanted || self.mark_wanted)
+    }
+
+    /// Asks for a flush: what to wait for.
+    fn want_flush(&mut self) -> Arc<Gate> {
+        self.flush_wanted = true;
+        Arc::clone(self.flush_gate.get_or_insert_default())
+    }
+
+    /// Whether a flush is wanted, which is done now; those who wait for it are owed an answer.
+    fn take_flush(&mut self, owed: &mut VecDeque<Arc<Gate>>) -> bool {
+        owed.extend(self.flush_gate.take());
+        std::mem::take(&mut self.flush_wanted)
     }
 
     /// Whether no event has a place in the active segment.
@@ -1202,7 +1211,8 @@ mod tests {
         }
 
         fn event(&self, _: &Event<'_>) {
-            drop(self.0.appender().unwrap().settle(true, true));
+            let appender = self.0.appender().unwrap();
+            drop((appender.settle(true), appender.make_durable(Position::new(1), true)));
         }
 
         fn record(&self, _: &Id, _: &Record<'_>) {}

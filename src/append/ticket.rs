@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::gate::Gate;
 use crate::error::Result;
-use crate::types::Appended;
+use crate::types::{Appended, Position};
 
 /// An append under way: its batch has its place in the log, and will be durable soon or fail.
 ///
@@ -24,7 +24,7 @@ pub struct Ticket {
 }
 
 /// Where the parts of a batch went; one part, the common case, takes no memory of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Places {
     One(Appended),
     Many(Vec<Appended>),
@@ -36,6 +36,16 @@ impl Places {
             Self::One(appended) => vec![appended],
             Self::Many(all) => all,
         }
+    }
+
+    /// The last position of all parts.
+    pub(crate) fn last_position(&self) -> Position {
+        let parts = match self {
+            Self::One(appended) => std::slice::from_ref(appended),
+            Self::Many(all) => all,
+        };
+        let last = parts.iter().map(|appended| appended.last_position).max();
+        last.unwrap_or(Position::START)
     }
 
     pub(crate) fn first(&self) -> Option<Appended> {
