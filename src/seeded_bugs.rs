@@ -116,6 +116,8 @@ seeded_bugs! {
     RewindNotNoted,
     /// a group that failed counts as zeroed, though there was no room for the zeros
     RewindLeavesBody,
+    /// a failed direct write leaves no note for the next open
+    PoisonNotNoted,
     /// the time of an event may be before that of the event before it
     TimestampGoesBack,
     /// an expected version is compared with what readers see, not with what has been placed

@@ -764,7 +764,8 @@ fn a_group_half_taken_back_leaves_no_doubt() {
             disk.fail_at(op, Fault::ShortWrite);
             disk.fail_at(op + 1, Fault::Error(ErrorKind::StorageFull));
             disk.fail_at(op + cut, Fault::PowerCut);
-            assert!(append(&[7; 9000]).is_err());
+            let error = append(&[7; 9000]).unwrap_err();
+            let is_unknown = matches!(error, annals::Error::Poisoned { .. });
             for mode in CrashMode::ALL {
                 let found = open(&disk.crash_with(mode), &options, 2).unwrap();
                 let verdict = found.recovery().verdict;
@@ -772,7 +773,9 @@ fn a_group_half_taken_back_leaves_no_doubt() {
                     matches!(verdict, Verdict::Clean | Verdict::TornTail),
                     "seed {seed}, cut at {cut}, {mode:?}: {verdict:?}"
                 );
-                assert_eq!(found.last_position().get(), 1);
+                // The write that failed may be on the disk all the same.
+                let last = found.last_position().get();
+                assert!(last == 1 || is_unknown && last == 2, "{error}: {last}");
                 torn += u32::from(verdict == Verdict::TornTail);
             }
         }

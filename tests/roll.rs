@@ -40,6 +40,73 @@ fn a_writer_that_outruns_preparation_rolls_all_the_same() {
     }
 }
 
+/// The direct write of a seal failed, though it is on the disk, where nobody sees it. The next open found an unfinished roll, and removed the
+/// successor before it wrote zeros over what it did not see; the power went, and a sealed segment had no successor.
+#[cfg(feature = "sim")]
+#[test]
+fn a_seal_that_nobody_sees_keeps_its_successor() {
+    use annals::Error;
+    use annals::sim::{CrashMode, Environment, Fault, SimDisk};
+
+    let options = || Options::new().segment_bytes(16 * 1024);
+    let open = |disk: &SimDisk, seed| Log::open_in(disk.root(), options(), Environment::deterministic(seed));
+    let fill = |log: &Log| -> annals::Result<u64> {
+        for i in 0.. {
+            let appended = log.append("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &[7; 1500])]);
+            if appended.as_ref().is_err() || log.stat()?.segments > 1 {
+                return appended.map(|appended| appended.last_version.get());
+            }
+        }
+        unreachable!("it gets full")
+    };
+    let mut hidden = 0;
+    for seed in 0..8 {
+        let full = SimDisk::new(seed);
+        drop(open(&full, 1).unwrap());
+        let rolls = {
+            let disk = full.fork();
+            let log = open(&disk, 2).unwrap();
+            let from = disk.ops();
+            fill(&log).unwrap();
+            from..disk.ops()
+        };
+        for op in rolls {
+            let disk = full.fork();
+            let log = open(&disk, 2).unwrap();
+            disk.fail_at(op, Fault::Error(std::io::ErrorKind::Other));
+            if !matches!(fill(&log), Err(Error::Poisoned { .. })) {
+                continue;
+            }
+            drop(log);
+            let seen = open(&disk.fork(), 3).unwrap().last_position();
+            hidden += u64::from(
+                open(&disk.fork().crash_with(CrashMode::KeepAll), 3)
+                    .unwrap()
+                    .last_position()
+                    != seen,
+            );
+            for cut in 0.. {
+                let opening = disk.fork();
+                opening.fail_at(disk.ops() + cut, Fault::PowerCut);
+                let opened = open(&opening, 3);
+                let is_cut = !opening.has_power();
+                drop(opened);
+                for mode in CrashMode::ALL {
+                    let found = open(&opening.fork().crash_with(mode), 4);
+                    assert!(
+                        found.is_ok(),
+                        "disk {seed}, {op} failed, cut at {cut}, {mode:?}: {found:?}"
+                    );
+                }
+                if !is_cut {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(hidden > 0, "the disk has what nobody sees");
+}
+
 /// With [`Durability::Os`] the successor of a full segment had its name before the full segment had been synced. A power cut
 /// between the two took events that nobody had been promised, and the open called that damage.
 #[cfg(feature = "sim")]

@@ -87,6 +87,7 @@ const LOOKED_FOR_BY: &[(SeededBug, By)] = &[
     (RewindNotZeroed, C("a_failing_call_costs_nothing_acknowledged")),
     (RewindNotNoted, C("what_a_writer_took_back_mixes_with_nothing")),
     (RewindLeavesBody, C("what_a_writer_took_back_mixes_with_nothing")),
+    (PoisonNotNoted, C("a_direct_write_that_failed_does_not_come_back")),
     (TimestampGoesBack, S),
     (ExpectedVersionOfReaders, C("expectations_count_what_is_in_flight")),
     (CreatedFolderNotSynced, S),

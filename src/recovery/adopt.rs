@@ -5,6 +5,7 @@
 //!    is no space for that, what holds nothing is removed to make some; if there still is none, nothing is cut off, and nothing can be appended.
 //! 2. What is cut off is overwritten with zeros, from the back, and what is adopted beyond the last proven durable point is written again.
 //!    Both are synced: after a failed sync the page cache may hold what the disk does not.
+//! 3. The successor is removed, if its roll did not finish; its first page is kept in `quarantine/` if it is not what it should be.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use super::apply::{RecoveredLog, RecoveredSegment, RecoveryReport};
 use super::cut::{self, Note};
+use super::fill::garbage_end;
 use super::mend::Unproven;
 use super::quarantine::{longest_kept, quarantine, unless_full};
 use super::scan::{Scan, Tail, Verdict};
@@ -31,12 +33,9 @@ use crate::types::{Position, Timestamp};
 pub(super) struct End {
     pub(super) newest: Surveyed,
     pub(super) sealed: Vec<Position>,
+    /// The successor of the newest segment, if its roll did not finish: there is nothing in it, and it is removed.
+    pub(super) unfinished: Option<Surveyed>,
     pub(super) last_timestamp: Option<Timestamp>,
-    pub(super) no_appends: Option<Error>,
-    /// Where the successor of the newest segment began, if one was removed.
-    pub(super) rolled_at: Option<Position>,
-    /// What was kept of it.
-    pub(super) removed: Option<PathBuf>,
     pub(super) scanned_bytes: u64,
 }
 
@@ -80,9 +79,18 @@ pub(super) fn adopt(
         note: cut::find(&*segments_dir, first)?,
         no_room: None,
     };
+    if end.unfinished.is_some() {
+        // The direct write of the seal may have failed, and be on the disk, where nobody sees it: a note that is always there.
+        cutting.note = Note::Found;
+    }
     let mut quarantined = cutting.prepare(root, verdict == Verdict::AmbiguousLastGroup)?;
     let near_end = cutting.overwrite()?;
     cutting.write_again(found.proven_end, near_end)?;
+    let mut removed = None;
+    if let Some(unfinished) = end.unfinished.as_ref().filter(|_| cutting.no_room.is_none()) {
+        // Not before: a sealed segment needs its successor.
+        removed = cutting.remove(root, unfinished)?;
+    }
     cutting.finish();
     let cut_bytes = (cutting.cut_end - cutting.end) as u64;
     let (note, no_room) = (cutting.note, cutting.no_room);
@@ -90,7 +98,7 @@ pub(super) fn adopt(
     // Of a cut that was interrupted, what is in doubt now may be a rest.
     let is_kept = verdict != Verdict::AmbiguousLastGroup || quarantined.is_some();
     if is_kept && !SeededBug::DoubtForgotten.is_on() {
-        quarantined = longest_kept(root, first, found.end as u64).or(quarantined);
+        quarantined = longest_kept(root, first, found.end as u64, quarantined.as_deref()).or(quarantined);
     }
     if verdict != Verdict::Clean {
         tracing::warn!(
@@ -114,17 +122,17 @@ pub(super) fn adopt(
         highest_ordinal: found.highest_ordinal,
         last_timestamp: end.last_timestamp.unwrap_or(Timestamp::from_micros(i64::MIN)),
         is_marked: found.is_marked,
-        no_appends: no_room.or(end.no_appends),
+        no_appends: no_room,
         report: RecoveryReport {
             verdict,
             read_only: false,
             cut_bytes,
-            cut_positions: cut_positions(&found, last, end.rolled_at),
+            cut_positions: cut_positions(&found, last, end.unfinished.map(|unfinished| unfinished.first)),
             last_position: found.last_position,
             scanned_bytes: end.scanned_bytes,
             elapsed: started.elapsed(),
             quarantined,
-            removed: end.removed,
+            removed,
         },
         active: RecoveredSegment {
             header,
@@ -156,6 +164,17 @@ struct Cutting<'a> {
 const OVERWRITING: &str = "overwriting what is cut off";
 
 impl Cutting<'_> {
+    /// Removes an unfinished roll, if there is room to keep what has to be kept of it, and says where.
+    fn remove(&mut self, root: &Arc<dyn Dir>, unfinished: &Surveyed) -> Result<Option<PathBuf>> {
+        match unless_full(remove_unfinished_roll(root, self.dir, unfinished))? {
+            Ok(kept) => Ok(kept),
+            Err(error) => {
+                self.no_room = Some(error);
+                Ok(None)
+            }
+        }
+    }
+
     /// Notes that there is something to be cut off, and if it is in doubt, keeps it; says where. Without room for that, nothing is cut off.
     fn prepare(&mut self, root: &Arc<dyn Dir>, is_in_doubt: bool) -> Result<Option<PathBuf>> {
         match unless_full(self.note_and_keep(root, is_in_doubt))? {
@@ -244,6 +263,7 @@ impl Cutting<'_> {
     fn finish(&self) {
         if self.note != Note::None
             && let Err(error) = cut::finish(&**self.dir, self.header.first_position)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "the note that the end of a segment is cut off could not be removed");
         }
@@ -259,6 +279,25 @@ impl Cutting<'_> {
         let synced = synced.or_else(|error| SeededBug::FailedSyncAtOpen.leaves_out(|| Err(error)));
         synced.at(self.path, "syncing what was recovered")
     }
+}
+
+/// Removes the file of a segment in which nothing can be, and says where its first page was kept, if that is not what it should be.
+fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surveyed) -> Result<Option<PathBuf>> {
+    let name = names::segment(newest.first);
+    let mut kept = None;
+    if newest.contents.is_none() {
+        let mut bytes = newest.read(dir)?;
+        bytes.truncate(garbage_end(&bytes, 0));
+        if !bytes.is_empty() {
+            let path = quarantine(root, dir, newest.first, 0, &bytes)?;
+            tracing::warn!(kept = %path.display(), "damaged, and no event lost: the header of a segment without groups");
+            kept = Some(path);
+        }
+    }
+    dir.remove(&name)
+        .and_then(|()| dir.sync())
+        .at(&dir.path().join(name), "removing an unfinished segment")?;
+    Ok(kept)
 }
 
 /// The positions of what is cut off behind what was `found`, of which `last` is the last that it speaks of. Where a successor was made, it says

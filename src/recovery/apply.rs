@@ -2,8 +2,8 @@
 //!
 //! In this order, each step safe to be interrupted and repeated:
 //! 1. What is found damaged is reported, and nothing has been changed.
-//! 2. An unfinished roll is removed; its first page is kept in `quarantine/` if it is not what it should be.
-//! 3. The end of the newest segment is put in order: [`adopt`](super::adopt).
+//! 2. The end of the newest segment is put in order: [`adopt`](super::adopt). If the roll to a next one did not finish, that is the full one, and the
+//!    other is removed.
 //!
 //! Only then is anything shown to anyone. The next group starts a new generation.
 
@@ -15,12 +15,11 @@ use std::time::{Duration, Instant};
 
 use super::adopt::{End, adopt, adopt_seal, make_durable};
 use super::create::{create, create_segment, list_segments, read_meta};
-use super::fill::garbage_end;
 use super::mend::{self, Mend, MendedSegment, mend};
 use super::plan::{Before, Decision, Newest, decide, needs_before};
-use super::quarantine::{quarantine, unless_full};
+
 use super::scan::Verdict;
-use super::survey::{Surveyed, damaged, refused, survey};
+use super::survey::{damaged, refused, survey};
 use crate::environment::Environment;
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::segment_header::SegmentHeader;
@@ -189,10 +188,8 @@ pub(crate) fn recover_degraded(
         let end = End {
             newest,
             sealed: Vec::new(),
+            unfinished: None,
             last_timestamp: found.or(mending.last_timestamp),
-            no_appends: None,
-            rolled_at: None,
-            removed: None,
             scanned_bytes: 0,
         };
         adopt(root, dir, log_id, end, started)?
@@ -268,9 +265,7 @@ fn recover_end(
         .as_ref()
         .and_then(|b| b.contents.as_ref())
         .and_then(|c| c.scan.last_timestamp);
-    let mut no_appends = None;
-    let mut rolled_at = None;
-    let mut removed = None;
+    let mut unfinished = None;
     match decide(is, before_is) {
         Decision::Newest => {
             if let Some(before) = &mut before {
@@ -286,14 +281,9 @@ fn recover_end(
             return Err(refused(path, what, first_lost, last_lost));
         }
         Decision::RemoveNewest => {
-            match unless_full(remove_unfinished_roll(root, &segments_dir, &newest))? {
-                Ok(kept) => removed = kept,
-                Err(error) => no_appends = Some(error),
-            }
-            rolled_at = Some(newest_first);
             firsts.pop();
             if let Some(surveyed) = before.take() {
-                newest = surveyed;
+                unfinished = Some(std::mem::replace(&mut newest, surveyed));
             }
             last_timestamp = None;
         }
@@ -313,30 +303,9 @@ fn recover_end(
     let end = End {
         newest,
         sealed: firsts,
+        unfinished,
         last_timestamp,
-        no_appends,
-        rolled_at,
-        removed,
         scanned_bytes,
     };
     adopt(root, segments_dir, *log_id, end, started)
-}
-
-/// Removes the file of a segment in which nothing can be, and says where its first page was kept, if that is not what it should be.
-fn remove_unfinished_roll(root: &Arc<dyn Dir>, dir: &Arc<dyn Dir>, newest: &Surveyed) -> Result<Option<PathBuf>> {
-    let name = names::segment(newest.first);
-    let mut kept = None;
-    if newest.contents.is_none() {
-        let mut bytes = newest.read(dir)?;
-        bytes.truncate(garbage_end(&bytes, 0));
-        if !bytes.is_empty() {
-            let path = quarantine(root, dir, newest.first, 0, &bytes)?;
-            tracing::warn!(kept = %path.display(), "damaged, and no event lost: the header of a segment without groups");
-            kept = Some(path);
-        }
-    }
-    dir.remove(&name)
-        .and_then(|()| dir.sync())
-        .at(&dir.path().join(name), "removing an unfinished segment")?;
-    Ok(kept)
 }

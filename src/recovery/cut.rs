@@ -3,7 +3,7 @@
 //! If that sync fails and the process is killed, the page cache has the zeros and the disk what they hide. The next open sees a clean end, and what
 //! is appended there and never synced could mix with it: whole groups of old would stand behind a torn new one, or behind an old one
 //! that the same bytes, sent again, made whole. So who finds the note takes no zero for granted: all of them are written again, to the end
-//! of the segment.
+//! of the segment. A writer that takes a failed group back makes the note, too, and one that is poisoned leaves it.
 //!
 //! The note is not synced: it is there as long as the page cache with those zeros is. After a power cut the disk says what there is.
 
@@ -30,7 +30,7 @@ pub(super) enum Note {
     Found,
 }
 
-/// The note that an earlier open left on the segment at `first`.
+/// The note that an earlier open, or a writer, left on the segment at `first`.
 pub(super) fn find(segments: &dyn Dir, first: Position) -> Result<Note> {
     match segments.len_of(&names::cut(first)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Note::None),
@@ -53,6 +53,17 @@ pub(crate) fn make(segments: &dyn Dir, first: Position) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Makes the note, if need be in the place of a spare; there is no other way to tell the next open.
+pub(crate) fn insist(segments: &dyn Dir, first: Position) -> io::Result<()> {
+    for name in [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED] {
+        if make(segments, first).is_ok() {
+            return Ok(());
+        }
+        drop(segments.remove(name));
+    }
+    make(segments, first)
 }
 
 /// Removes the note. If it stays, or comes back after a power cut, the next open writes some zeros more.

@@ -38,18 +38,43 @@ pub(super) fn quarantine(
         &path,
         "keeping the end of the log aside",
         bytes.len(),
-        || write_to_quarantine(root, first, offset, bytes),
+        || {
+            set_aside(
+                root,
+                |attempt| names::quarantined_tail(first, offset, attempt),
+                &in_memory(bytes),
+            )
+        },
     )
 }
 
 /// The most that was kept of an end that was cut off just there, at `offset` of the segment at `first`, where nothing stands yet. Whoever opens next is
-/// told of it, because the open that cut it off may have been interrupted before it could tell anyone.
-pub(super) fn longest_kept(root: &Arc<dyn Dir>, first: Position, offset: u64) -> Option<PathBuf> {
+/// told of it, because the open that cut it off may have been interrupted before it could tell anyone. If this open has kept something in `now`, only
+/// that of which it is a rest.
+pub(super) fn longest_kept(root: &Arc<dyn Dir>, first: Position, offset: u64, now: Option<&Path>) -> Option<PathBuf> {
     let dir = root.subdir(names::QUARANTINE, false).ok()?;
     let names = (0..).map(|attempt| names::quarantined_tail(first, offset, attempt));
     let kept = names.map_while(|name| Some((dir.len_of(&name).ok()?, name)));
-    let (_, longest) = kept.max_by_key(|&(len, _)| len)?;
+    let rest = match now {
+        Some(now) => read_whole(&*dir, now.file_name()?.to_str()?).ok()?,
+        None => Vec::new(),
+    };
+    let of_it = kept.filter(|(_, name)| read_whole(&*dir, name).is_ok_and(|whole| is_rest(&rest, &whole)));
+    let (_, longest) = of_it.max_by_key(|&(len, _)| len)?;
     Some(dir.path().join(longest))
+}
+
+/// Whether `rest` is what an interrupted cut may have left of `whole`: some of it is zeros by now.
+fn is_rest(rest: &[u8], whole: &[u8]) -> bool {
+    rest.len() <= whole.len() && rest.iter().zip(whole).all(|(&left, &was)| left == was || left == 0)
+}
+
+fn read_whole(dir: &dyn Dir, name: &str) -> io::Result<Vec<u8>> {
+    let file = dir.open(name, OpenMode::Read)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let read = read_up_to(&*file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 /// Does `work`, which is `doing` what comes before a cut and makes a file of `len` bytes; if need be in the place of all that holds nothing.
@@ -179,22 +204,5 @@ fn is_same(file: &dyn File, pieces: &Pieces<'_>) -> io::Result<bool> {
             return Ok(false);
         }
         offset += piece.len() as u64;
-    }
-}
-
-fn write_to_quarantine(root: &Arc<dyn Dir>, first: Position, offset: u64, bytes: &[u8]) -> Result<PathBuf> {
-    let dir = quarantine_folder(root)?;
-    let mut attempt = 0;
-    loop {
-        let name = names::quarantined_tail(first, offset, attempt);
-        let path = dir.path().join(&name);
-        match dir.open(&name, OpenMode::CreateNew) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
-            other => {
-                let file = other.at(&path, "creating a file in quarantine")?;
-                fill_in_quarantine(&*dir, &name, file, &in_memory(bytes)).at(&path, "writing a file in quarantine")?;
-                return Ok(path);
-            }
-        }
     }
 }

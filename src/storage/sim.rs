@@ -18,6 +18,8 @@
 //! - I5. Without power nothing changes any more and every call fails; [`SimDisk::crash`] gives the disk as
 //!   found afterwards, [`SimDisk::kill`] the disk of a machine on which only the process died.
 //! - I6. A file has one name at a time, except after a crash with [`SimDisk::harsh_renames`].
+//! - I7. A direct write that fails may have brought any of its sectors to the disk, within the file's length. The cache does not show them, and they
+//!   stay until something is written there.
 //!
 //! Deliberately absent: permissions, links, renames across folders, time. Nothing that a crash gives is random rubbish,
 //! except with [`CrashMode::Garbled`]; for damage to what was synced there are [`SimDisk::rot`], [`SimDisk::flip_bit`],
@@ -51,8 +53,8 @@ pub enum Fault {
     /// part, up to the end of some sector, a sync may have brought any part to the disk, anything else may have happened or not.
     PowerCut,
     /// The operation fails with this kind and has done nothing; but a [`File::sync_data`] leaves the cache
-    /// clean all the same (I4). Only this operation: the next one works. `Interrupted` is what a storage says that does not
-    /// try again itself, as [`File`] has it.
+    /// clean all the same (I4), and of a direct write any sectors may be on the disk, where only direct reads see them (I7). Only this
+    /// operation: the next one works. `Interrupted` is what a storage says that does not try again itself, as [`File`] has it: nothing was done.
     Error(io::ErrorKind),
     /// A write takes fewer bytes than it was given, but at least one; a direct write fewer pages. One byte,
     /// or one page, cannot get shorter. Without effect on anything but a write.
@@ -478,7 +480,8 @@ impl SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.state.lock().read(self.id, buf, offset)
+        let direct = self.mode == OpenMode::DirectSync;
+        self.disk.state.lock().read(self.id, direct, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {

@@ -40,6 +40,7 @@ checks! {
     groups_whose_cut_was_never_synced_stay_gone,
     what_was_cut_off_mixes_with_nothing,
     what_a_writer_took_back_mixes_with_nothing,
+    a_direct_write_that_failed_does_not_come_back,
     what_an_open_shows_is_durable,
     a_mark_is_durable_when_close_returns,
     a_lost_sector_of_a_closed_log_is_missed,
@@ -465,6 +466,43 @@ fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
         if !is_met {
             ensure!(is_taken_back == has_room, "taken back, if there is room: {answer:?}");
             break;
+        }
+    }
+    Ok(())
+}
+
+/// A direct write fails though sectors of it are on the disk, where the page cache does not show them. The next open, whether the process was
+/// killed or goes on, shows what there is; and so does a power cut after it, though nothing, or something that is not durable, was appended there.
+fn a_direct_write_that_failed_does_not_come_back(seed: u64) -> Checked {
+    let mut rng = Rng(seed);
+    let options = options().segment_bytes(64 << 10);
+    let disk = left_by(1, [len_of(&mut rng), 0, 0], &options)?;
+    let log = opened(&disk, &options, 2)?;
+    disk.fail_at(disk.ops(), Fault::Error(ErrorKind::Other));
+    let answer = log.append_batch(&batch_of(2, &[("s", vec![len_of(&mut rng)])], None).0);
+    ensure!(matches!(answer, Err(Error::Poisoned { .. })), "{answer:?}");
+    let left = if rng.below(2) == 0 {
+        drop(log);
+        disk
+    } else {
+        disk.fork().kill()
+    };
+    let next = opened(&left, &options.clone().durability(Durability::Os), 3)?;
+    let mut may_be = vec![batches(&whole_log(&next)?)];
+    ensure!(may_be == [[Some(1)]], "the page cache does not have it: {may_be:?}");
+    for append_one in [false, true] {
+        if append_one {
+            append(&next, 3, "s", len_of(&mut rng))?;
+            may_be.push(vec![Some(1), Some(3)]);
+        }
+        for mode in CrashMode::ALL {
+            let crashed = left.fork().crash_with(mode);
+            let log = opened(&crashed, &options, 4).map_err(|broken| broken.at(format!("{mode:?}")))?;
+            let (there, verdict) = (batches(&whole_log(&log)?), log.recovery().verdict);
+            ensure!(
+                may_be.contains(&there) && verdict != Verdict::AmbiguousLastGroup,
+                "{mode:?}: {there:?}, {verdict}"
+            );
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ struct Unsynced {
     durable: Option<Arc<Page>>,
     /// Sectors that a sync would bring to the disk.
     dirty: u8,
-    /// Sectors that no sync will bring there: one has failed on them, and they were not written since.
+    /// Sectors that no sync will bring there: one has failed on them, or a direct write, and they were not written since.
     lost: u8,
     /// Whether a sync has succeeded since it was written to: the device is done with it, though sectors of it are lost.
     is_at_rest: bool,
@@ -176,6 +176,42 @@ impl Body {
             // A cut that reached the disk after these bytes would take them along.
             self.settle_lens();
         }
+    }
+
+    /// Brings any sectors of whole pages to the disk, and none to the cache; nothing beyond the length.
+    pub(super) fn write_past_cache(&mut self, buf: &[u8], offset: u64, rng: &mut Rng) {
+        if !self.has_only_grown() {
+            self.settle_lens();
+        }
+        let bias = rng.bias();
+        let end = offset.saturating_add(buf.len() as u64).min(self.len);
+        for (at, bytes) in (offset..end).step_by(SECTOR_BYTES).zip(buf.as_chunks().0) {
+            if !bias.yes(rng) {
+                continue;
+            }
+            let (page, sector) = (at / PAGE, within_page(at) / SECTOR_BYTES);
+            let cached = self.pages.get(&page);
+            let unsynced = self.unsynced.entry(page).or_insert_with(|| Unsynced::of(cached));
+            unsynced.put(sector, bytes);
+            unsynced.lost |= (1 << sector) & !unsynced.dirty;
+        }
+    }
+
+    /// As [`Body::read`], but sectors that no sync will bring to the disk as they are on the disk.
+    pub(super) fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> usize {
+        let read = self.read(buf, offset);
+        for piece in pieces(offset, read) {
+            let Some(unsynced) = self.unsynced.get(&piece.page) else {
+                continue;
+            };
+            for at in
+                (piece.start..piece.start + piece.len).filter(|at| unsynced.lost & (1 << (at / SECTOR_BYTES)) != 0)
+            {
+                let byte = unsynced.durable.as_ref().map_or(0, |durable| durable[at]);
+                buf[piece.from + at - piece.start] = byte;
+            }
+        }
+        read
     }
 
     /// Notes that these bytes were on their way to the disk.
@@ -518,18 +554,19 @@ impl Unsynced {
 
     /// Brings these sectors from the cache to the disk.
     fn sync(&mut self, sectors: u8, cached: Option<&Arc<Page>>) {
-        if sectors == 0 || (cached.is_none() && self.durable.is_none()) {
+        if cached.is_none() && self.durable.is_none() {
             return;
         }
-        let durable = Arc::make_mut(self.durable.get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
         for sector in (0..SECTORS).filter(|s| sectors & (1 << s) != 0) {
-            let at = sector * SECTOR_BYTES;
-            let to = &mut durable[at..at + SECTOR_BYTES];
-            match cached.and_then(|page| sector_of(page, sector)) {
-                Some(bytes) => to.copy_from_slice(bytes),
-                None => to.fill(0),
-            }
+            let bytes = cached.and_then(|page| sector_of(page, sector));
+            self.put(sector, bytes.unwrap_or(&[0; SECTOR_BYTES]));
         }
+    }
+
+    /// Puts these bytes on the disk.
+    fn put(&mut self, sector: usize, bytes: &Sector) {
+        let durable = Arc::make_mut(self.durable.get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
+        durable[sector * SECTOR_BYTES..][..SECTOR_BYTES].copy_from_slice(bytes);
     }
 
     /// What was written to a sector since it was durable, oldest first, and by which operations.

@@ -372,9 +372,14 @@ impl State {
         }
     }
 
-    pub(super) fn read(&mut self, id: FileId, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(super) fn read(&mut self, id: FileId, direct: bool, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let is_short = self.check_read(id)?;
-        let read = self.inode(id)?.body.read(buf, offset);
+        let body = &self.inode(id)?.body;
+        let read = if direct {
+            body.read_past_cache(buf, offset)
+        } else {
+            body.read(buf, offset)
+        };
         Ok(if is_short && read > 1 {
             1 + self.rng.below(read - 1)
         } else {
@@ -431,7 +436,13 @@ impl State {
         let fitting = inode.body.fitting(buf.len(), offset, self.space);
         let (op, fault) = self.begin();
         let len = match fault {
-            Some(Fault::Error(kind)) => return Err(kind.into()),
+            Some(Fault::Error(kind)) => {
+                if direct && kind != io::ErrorKind::Interrupted {
+                    let mut rng = Rng::new(self.rng.next());
+                    self.change(id, |body| body.write_past_cache(buf, offset, &mut rng));
+                }
+                return Err(kind.into());
+            }
             Some(Fault::PowerCut) => {
                 let sector = SECTOR_BYTES as u64;
                 let (first, end) = (offset / sector, offset + fitting as u64);

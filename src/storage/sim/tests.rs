@@ -491,6 +491,44 @@ fn a_cut_before_a_direct_write_does_not_take_it_along() {
 }
 
 #[test]
+fn of_a_direct_write_that_fails_any_sectors_are_on_the_disk_and_none_in_the_cache() {
+    let mut parts = BTreeSet::new();
+    for seed in 0..100 {
+        let (disk, file) = disk_with(seed, &row(b'a', 8192));
+        let direct = disk.root().open("f", OpenMode::DirectSync).unwrap();
+        disk.fail_at(0, Fault::Error(ErrorKind::Other));
+        assert_eq!(kind(direct.write_at(&row(b'd', 8192), PAGE)), ErrorKind::Other);
+        assert_eq!(
+            disk.read_file("f").unwrap(),
+            row(b'a', 8192),
+            "nothing beyond the length"
+        );
+        // No sync brings the cache there, and no sync of anything else.
+        write(&file, b"b", 0);
+        file.sync_data().unwrap();
+        let mut seen = row(0, 4096);
+        direct.read_at(&mut seen, PAGE).unwrap();
+        let is_written_again = seed % 2 == 0;
+        if is_written_again {
+            write(&file, &row(b'c', 4096), PAGE);
+            file.sync_data().unwrap();
+        }
+        for mode in CrashMode::ALL {
+            let on_disk = found(&disk, mode);
+            assert_eq!((&on_disk[..2], on_disk.len()), (&b"ba"[..], 8192));
+            let expected = if is_written_again { &row(b'c', 4096) } else { &seen };
+            assert_eq!(on_disk[4096..], *expected, "{mode:?}");
+        }
+        assert!(
+            seen.chunks(512)
+                .all(|sector| [row(b'a', 512), row(b'd', 512)].contains(&sector.to_vec()))
+        );
+        parts.insert(seen.chunks(512).filter(|sector| sector[0] == b'd').count());
+    }
+    assert_eq!(parts, (0..=8).collect());
+}
+
+#[test]
 fn direct_writes_are_checked() {
     let (disk, _file) = disk_with(22, &row(0, 8192));
     let root = disk.root();
