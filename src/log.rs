@@ -450,14 +450,19 @@ impl Log {
             }
         }
         loop {
-            let conflict = match appender.append(batch, wait_for_room, lead) {
-                Err(conflict @ Error::WrongExpectedVersion { .. }) if retry::may_be_one(batch) => conflict,
-                placed => return placed,
+            let placed = appender.append(batch, wait_for_room, lead);
+            let Err(Error::WrongExpectedVersion { stream, actual, .. }) = &placed else {
+                return placed;
             };
+            if !retry::may_be_one(batch) || !retry::may_be_placed(batch, stream, *actual) {
+                return placed;
+            }
             let mut first = retry::first_attempt(&self.0.segments, batch)?;
+            let mut is_gone = false;
             if first == FirstAttempt::NotSeen {
                 // It may still be under way; however it ends, the log says what became of it.
                 appender.settle(wait_for_room)?;
+                is_gone = self.stream_version(stream)? < *actual;
                 first = retry::first_attempt(&self.0.segments, batch)?;
             }
             match first {
@@ -471,17 +476,10 @@ impl Log {
                         None => Ticket::done(places),
                     });
                 }
-                FirstAttempt::NotSeen if self.is_gone(&conflict)? => {}
-                FirstAttempt::NotSeen | FirstAttempt::Other => return Err(conflict),
+                // What it was in conflict with has been taken back.
+                FirstAttempt::NotSeen if is_gone => {}
+                FirstAttempt::NotSeen | FirstAttempt::Other => return placed,
             }
-        }
-    }
-
-    /// Whether what a batch was in conflict with has been taken back since.
-    fn is_gone(&self, conflict: &Error) -> Result<bool> {
-        match conflict {
-            Error::WrongExpectedVersion { stream, actual, .. } => Ok(self.stream_version(stream)? < *actual),
-            _ => Ok(false),
         }
     }
 

@@ -18,18 +18,28 @@ pub(crate) fn may_be_one(batch: &Batch) -> bool {
     })
 }
 
+/// Whether a first attempt of `batch` can have a place in `stream`, whose last event has version `actual`.
+pub(crate) fn may_be_placed(batch: &Batch, stream: &str, actual: Version) -> bool {
+    let mut parts = batch.parts().iter().filter(|part| batch.stream(part) == stream);
+    parts.all(|part| {
+        let expected = part.expected.named_version();
+        let last = expected.and_then(|expected| expected.plus(part.count.into()));
+        last.is_some_and(|last| last <= actual)
+    })
+}
+
 /// What readers see of the first attempt of a batch that is in conflict.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FirstAttempt {
     /// Its events, each right where it would have gone.
     Seen(Places),
-    /// Less than its events: it may be under way.
+    /// Nothing where its events would be: it may be under way.
     NotSeen,
-    /// Other events: there was none.
+    /// Other events, or too few: there was none.
     Other,
 }
 
-/// Looks for the events of `batch`.
+/// Looks for the events of `batch`, which are seen all at once or not at all.
 pub(crate) fn first_attempt(segments: &Arc<SegmentSet>, batch: &Batch) -> Result<FirstAttempt> {
     let mut places = Vec::with_capacity(batch.parts().len());
     let mut is_seen = true;
@@ -44,6 +54,9 @@ pub(crate) fn first_attempt(segments: &Arc<SegmentSet>, batch: &Batch) -> Result
                 return Ok(FirstAttempt::Other);
             }
             let Some((event, _)) = walk.step()? else {
+                if place.is_some() || !places.is_empty() {
+                    return Ok(FirstAttempt::Other);
+                }
                 is_seen = false;
                 continue 'parts;
             };

@@ -842,6 +842,51 @@ fn a_retry_from_several_threads_is_written_once_and_all_get_its_place() {
     });
 }
 
+/// Whoever asks for a flush, waiting or with a ticket, beside each other, other appends and a close: each is answered, and with success only after
+/// a sync.
+#[test]
+fn retries_that_ask_for_a_sync_get_one_or_are_told_of_the_close() {
+    check(2000, || {
+        let case = Case::new(small().durability(Durability::Os));
+        let mut retried = Batch::new();
+        let event = NewEvent::new("t", "<retried>").id(uuid::Uuid::from_u64_pair(1, 2));
+        retried.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        let places = case.log.append_batch(&retried).unwrap();
+        let threads: Vec<_> = (0..3)
+            .map(|t| {
+                let (log, known, places) = (case.log.clone(), Arc::clone(&case.known), places.clone());
+                let mut retried = retried.clone();
+                thread::spawn(move || {
+                    let answer = match t {
+                        0 => log.append_batch(retried.durability(Durability::Sync)),
+                        1 => log
+                            .try_append(retried.durability(Durability::Sync))
+                            .and_then(Ticket::wait),
+                        _ => {
+                            let (_, data) = payload(t, 0, 0);
+                            return log
+                                .append_batch(&batch(t, &data))
+                                .map_or_else(|error| assert!(matches!(error, Error::Closed)), drop);
+                        }
+                    };
+                    match answer {
+                        Ok(found) => {
+                            assert_eq!(found, places);
+                            known.assert_durable("retried");
+                        }
+                        Err(error) => assert!(matches!(error, Error::Closed), "{error:?}"),
+                    }
+                })
+            })
+            .collect();
+        case.log.close().unwrap();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        case.known.assert_durable("retried");
+    });
+}
+
 #[test]
 fn what_only_the_operating_system_has_is_durable_after_a_close() {
     check(2000, || {

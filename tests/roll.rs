@@ -50,11 +50,13 @@ fn a_seal_that_nobody_sees_keeps_its_successor() {
 
     let options = || Options::new().segment_bytes(16 * 1024);
     let open = |disk: &SimDisk, seed| Log::open_in(disk.root(), options(), Environment::deterministic(seed));
-    let fill = |log: &Log| -> annals::Result<u64> {
+    // How many were acknowledged, and how it ended.
+    let fill = |log: &Log| {
+        let event = [NewEvent::new("t", &[7; 1500])];
         for i in 0.. {
-            let appended = log.append("s", ExpectedVersion::exact(i), &[NewEvent::new("t", &[7; 1500])]);
-            if appended.as_ref().is_err() || log.stat()?.segments > 1 {
-                return appended.map(|appended| appended.last_version.get());
+            let appended = log.append("s", ExpectedVersion::exact(i), &event);
+            if appended.is_err() || log.stat().unwrap().segments > 1 {
+                return (i + u64::from(appended.is_ok()), appended);
             }
         }
         unreachable!("it gets full")
@@ -67,14 +69,15 @@ fn a_seal_that_nobody_sees_keeps_its_successor() {
             let disk = full.fork();
             let log = open(&disk, 2).unwrap();
             let from = disk.ops();
-            fill(&log).unwrap();
+            fill(&log).1.unwrap();
             from..disk.ops()
         };
         for op in rolls {
             let disk = full.fork();
             let log = open(&disk, 2).unwrap();
             disk.fail_at(op, Fault::Error(std::io::ErrorKind::Other));
-            if !matches!(fill(&log), Err(Error::Poisoned { .. })) {
+            let (acknowledged, ended) = fill(&log);
+            if !matches!(ended, Err(Error::Poisoned { .. })) {
                 continue;
             }
             drop(log);
@@ -93,9 +96,10 @@ fn a_seal_that_nobody_sees_keeps_its_successor() {
                 drop(opened);
                 for mode in CrashMode::ALL {
                     let found = open(&opening.fork().crash_with(mode), 4);
+                    let last = found.as_ref().map_or(0, |log| log.last_position().get());
                     assert!(
-                        found.is_ok(),
-                        "disk {seed}, {op} failed, cut at {cut}, {mode:?}: {found:?}"
+                        found.is_ok() && last >= acknowledged,
+                        "disk {seed}, {op} failed, cut at {cut}, {mode:?}: {last} of {acknowledged}, {found:?}"
                     );
                 }
                 if !is_cut {

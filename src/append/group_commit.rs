@@ -126,6 +126,8 @@ pub(crate) struct Committing {
     flush_wanted: bool,
     /// What those wait for whose batches this leader has taken to the disk, or has given up: it owes them an answer.
     owed: VecDeque<Arc<Gate>>,
+    /// The same of those who want the flush that it does.
+    flush_owed: Vec<Arc<Gate>>,
     /// What it has to tell once it leads no more, and without threads, whom it has to wake then.
     notes: Notes,
 }
@@ -147,9 +149,9 @@ struct Placing {
     waiting: usize,
     flush_wanted: bool,
     /// What those wait for who want the next flush.
-    flush_gate: Option<Arc<Gate>>,
-    /// The same for one of them who does not wait, but comes back.
-    flush_tried: Option<Arc<Gate>>,
+    flush_gates: Vec<Arc<Gate>>,
+    /// The same for one of them who does not wait, but comes back; and what was durable when he came.
+    flush_tried: Option<(Arc<Gate>, Position)>,
     mark_wanted: bool,
     closed: bool,
     poisoned: Option<Error>,
@@ -227,6 +229,7 @@ impl Appender {
                 written_bytes: 0,
                 flush_wanted: false,
                 owed: VecDeque::new(),
+                flush_owed: Vec::new(),
                 notes: Notes::default(),
             }),
             next_position: last_position.next(),
@@ -235,7 +238,7 @@ impl Appender {
             in_flight: 0,
             waiting: 0,
             flush_wanted: false,
-            flush_gate: None,
+            flush_gates: Vec::new(),
             flush_tried: None,
             mark_wanted: false,
             closed: false,
@@ -584,7 +587,7 @@ impl Appender {
                 self.gather(committing.last_callers);
                 placing = self.lock();
             }
-            let Some(mut job) = self.next_job(&mut placing, &mut committing.owed) else {
+            let Some(mut job) = self.next_job(&mut placing, &mut committing.flush_owed) else {
                 return Left::Nothing(placing);
             };
             if let Job::Write(group) = &mut job {
@@ -616,8 +619,8 @@ impl Appender {
         }
     }
 
-    /// What to do next; to `owed` go those who wait for a flush that it does.
-    fn next_job(&self, placing: &mut Placing, owed: &mut VecDeque<Arc<Gate>>) -> Option<Job> {
+    /// What to do next; to `flush_owed` go those who wait for a flush that it does.
+    fn next_job(&self, placing: &mut Placing, flush_owed: &mut Vec<Arc<Gate>>) -> Option<Job> {
         if placing.poisoned.is_some() {
             return None;
         }
@@ -625,12 +628,12 @@ impl Appender {
             return Some(rolled.last.take().map_or(Job::Roll, Job::Write));
         }
         if let Some(mut group) = placing.active.close_group(self.durable_position()) {
-            group.sync |= placing.take_flush(owed);
+            group.sync |= placing.take_flush(flush_owed);
             return Some(Job::Write(group));
         }
         let last = Position::new(placing.next_position.get() - 1);
         let not_durable = self.durable_position() < last;
-        if placing.take_flush(owed) || (placing.mark_wanted && not_durable) {
+        if placing.take_flush(flush_owed) || (placing.mark_wanted && not_durable) {
             return Some(Job::Flush);
         }
         if std::mem::take(&mut placing.mark_wanted) && placing.active.takes_marks() {
@@ -666,6 +669,7 @@ impl Appender {
 
     /// Tells everyone whom the leader owes an answer what became of their batches.
     fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
+        committing.owed.extend(committing.flush_owed.drain(..));
         while let Some(gate) = committing.owed.pop_front() {
             self.segments.way.to(gate.sleepers());
             self.wake(committing, gate.open(outcome.clone()));
@@ -829,8 +833,7 @@ impl Appender {
             WriteFailure::Write(e) => ("writing a group", e),
             WriteFailure::Sync(e) if SeededBug::FailedSyncNotPoisoned.is_on() => ("syncing a group", e),
             WriteFailure::Sync(e) => {
-                // Of a direct write there may be more on the disk than the page cache shows. Without the note no zero is worse than before.
-                drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::insist(&*self.dir, first)));
+                self.note_cut(first);
                 return self.poison_by(committing, &Error::io(path, "syncing a group", e));
             }
         };
@@ -840,6 +843,7 @@ impl Appender {
             .map_or(Ok(()), |group| self.take_back(&mut committing.writer, first, group));
         let error = Error::io(path.clone(), op, cause);
         if let Err(e) = erased {
+            self.note_cut(first);
             return self.poison_by(committing, &Error::io(path, "taking a failed group back", e));
         }
         let noted = error.clone();
@@ -848,6 +852,11 @@ impl Appender {
         });
 
         let mut placing = self.lock();
+        if group.is_some() && !committing.flush_owed.is_empty() {
+            // They wanted something else than this group, and get a flush of their own.
+            placing.flush_gates.append(&mut committing.flush_owed);
+            placing.flush_wanted = true;
+        }
         committing.owed.extend(placing.abandon());
         committing.written_bytes = 0;
         placing.in_flight = 0;
@@ -862,6 +871,14 @@ impl Appender {
         }
         drop(placing);
         self.answer(committing, &Err(error));
+    }
+
+    /// Leaves the next open the note of a cut: there may be more on the disk than the page cache shows, of a direct write for instance. If
+    /// that is not possible, no zero is worse than before.
+    fn note_cut(&self, first: Position) {
+        // Its space is free once nobody holds it.
+        drop(self.prepared.lock().take());
+        drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::insist(&*self.dir, first)));
     }
 
     /// Erases `group`, whose write failed, from the segment at `first`. As a recovery that cuts off: the sync of the zeros may fail, too.
@@ -927,7 +944,7 @@ impl Appender {
             committing.owed.extend(rolled.last.take().and_then(|last| last.gate));
         }
         committing.owed.extend(placing.active.abandon_open_group());
-        committing.owed.extend(placing.flush_gate.take());
+        committing.flush_owed.append(&mut placing.flush_gates);
         self.room.notify_all();
         drop(placing);
         self.answer(committing, &Err(error.clone()));
@@ -972,8 +989,12 @@ impl Appender {
         if placing.closed {
             return Err(Error::Closed);
         }
-        let tried = placing.flush_tried.take();
-        if let (false, Some(Err(error))) = (wait, tried.and_then(|gate| gate.outcome())) {
+        let durable = self.durable_position();
+        if let Some((gate, then)) = placing.flush_tried.take()
+            && let Some(Err(error)) = gate.outcome()
+            && !wait
+            && then == durable
+        {
             return Err(error);
         }
         let gate = placing.want_flush();
@@ -986,7 +1007,7 @@ impl Appender {
         match outcome {
             Some(outcome) => outcome.map(|()| placing),
             None => {
-                placing.flush_tried = Some(gate);
+                placing.flush_tried = Some((gate, durable));
                 Err(self.busy(&placing))
             }
         }
@@ -1085,12 +1106,15 @@ impl Placing {
     /// Asks for a flush: what to wait for.
     fn want_flush(&mut self) -> Arc<Gate> {
         self.flush_wanted = true;
-        Arc::clone(self.flush_gate.get_or_insert_default())
+        if self.flush_gates.is_empty() {
+            self.flush_gates.push(Arc::default());
+        }
+        Arc::clone(&self.flush_gates[0])
     }
 
     /// Whether a flush is wanted, which is done now; those who wait for it are owed an answer.
-    fn take_flush(&mut self, owed: &mut VecDeque<Arc<Gate>>) -> bool {
-        owed.extend(self.flush_gate.take());
+    fn take_flush(&mut self, flush_owed: &mut Vec<Arc<Gate>>) -> bool {
+        flush_owed.append(&mut self.flush_gates);
         std::mem::take(&mut self.flush_wanted)
     }
 
@@ -1191,38 +1215,9 @@ pub(crate) fn nonce(environment: &Environment) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
-
     use super::*;
     use crate::storage::sim::{Fault, SimDisk};
     use crate::{ExpectedVersion, Log, NewEvent};
-
-    /// A retry that was on its way when the log was closed comes to wait for what is durable as the warning is told that it could not be made so.
-    struct Retry(Log);
-
-    impl Subscriber for Retry {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn event(&self, _: &Event<'_>) {
-            let appender = self.0.appender().unwrap();
-            drop((appender.settle(true), appender.make_durable(Position::new(1), true)));
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
-    }
 
     #[test]
     fn a_close_that_made_nothing_durable_says_so_to_whoever_closes() {
@@ -1238,7 +1233,7 @@ mod tests {
             disk.fail_at(disk.ops() + op, Fault::Error(io::ErrorKind::StorageFull));
         }
         log.append_batch(&batch).unwrap();
-        let closed = tracing::subscriber::with_default(Retry(log.clone()), || log.close());
+        let closed = log.close();
         assert!(closed.is_err_and(|error| error.is_storage_full()));
     }
 }

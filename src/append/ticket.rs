@@ -12,7 +12,8 @@ use crate::types::{Appended, Position};
 /// An append under way: its batch has its place in the log, and will be durable soon or fail.
 ///
 /// Wait for it ([`Ticket::wait`]), look at it ([`Ticket::poll_now`]), or await it; it needs no particular runtime. Dropping it
-/// does not take the append back. Tickets of one log are done in the order in which they were given.
+/// does not take the append back. Tickets of one log are done in the order in which they were given, but for one of a retry, which may be done
+/// sooner.
 ///
 /// # Errors
 /// What each of the three answers is what [`Log::append`](crate::Log::append) would have answered.

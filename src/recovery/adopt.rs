@@ -79,6 +79,7 @@ pub(super) fn adopt(
         note: cut::find(&*segments_dir, first)?,
         no_room: None,
     };
+    let rolled_at = end.unfinished.as_ref().map(|unfinished| unfinished.first);
     if end.unfinished.is_some() {
         // The direct write of the seal may have failed, and be on the disk, where nobody sees it: a note that is always there.
         cutting.note = Note::Found;
@@ -108,7 +109,7 @@ pub(super) fn adopt(
             last_position = found.last_position.get(),
             "the end of the log was cut off"
         );
-    } else if note == Note::Found {
+    } else if note == Note::Found && rolled_at.is_none() {
         tracing::warn!(path = %path.display(), "zeros are written behind the end of the log: somebody wrote there, or cut something off, and did not see it through");
     }
     if let Some(kept) = quarantined.as_ref().filter(|_| verdict != Verdict::AmbiguousLastGroup) {
@@ -127,7 +128,7 @@ pub(super) fn adopt(
             verdict,
             read_only: false,
             cut_bytes,
-            cut_positions: cut_positions(&found, last, end.unfinished.map(|unfinished| unfinished.first)),
+            cut_positions: cut_positions(&found, last, rolled_at),
             last_position: found.last_position,
             scanned_bytes: end.scanned_bytes,
             elapsed: started.elapsed(),

@@ -17,7 +17,6 @@ use super::adopt::{End, adopt, adopt_seal, make_durable};
 use super::create::{create, create_segment, list_segments, read_meta};
 use super::mend::{self, Mend, MendedSegment, mend};
 use super::plan::{Before, Decision, Newest, decide, needs_before};
-
 use super::scan::Verdict;
 use super::survey::{damaged, refused, survey};
 use crate::environment::Environment;

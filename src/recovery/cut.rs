@@ -10,10 +10,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::quarantine::make_room_for_cut;
+use super::quarantine::{HOLD_NOTHING, make_room_for_cut};
 use crate::error::{IoContext, Result};
 use crate::format::names;
-use crate::storage::{Dir, OpenMode};
+use crate::storage::{Dir, OpenMode, is_out_of_space};
 use crate::types::Position;
 
 fn path_of(segments: &dyn Dir, first: Position) -> PathBuf {
@@ -26,7 +26,7 @@ pub(super) enum Note {
     None,
     /// By this open.
     Made,
-    /// By an earlier one, which did not come to the end of it, or by a writer.
+    /// By an earlier one, which did not come to the end of it, or by a writer; or there is a successor whose roll did not finish, which says as much.
     Found,
 }
 
@@ -57,11 +57,12 @@ pub(crate) fn make(segments: &dyn Dir, first: Position) -> io::Result<()> {
 
 /// Makes the note, if need be in the place of a spare; there is no other way to tell the next open.
 pub(crate) fn insist(segments: &dyn Dir, first: Position) -> io::Result<()> {
-    for name in [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED] {
-        if make(segments, first).is_ok() {
-            return Ok(());
+    for name in HOLD_NOTHING {
+        match make(segments, first) {
+            Err(e) if is_out_of_space(&e) => drop(segments.remove(name)),
+            Err(_) => {}
+            made => return made,
         }
-        drop(segments.remove(name));
     }
     make(segments, first)
 }

@@ -77,6 +77,9 @@ fn read_whole(dir: &dyn Dir, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Files among the segments that hold nothing.
+pub(super) const HOLD_NOTHING: [&str; 3] = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED];
+
 /// Does `work`, which is `doing` what comes before a cut and makes a file of `len` bytes; if need be in the place of all that holds nothing.
 pub(super) fn make_room_for_cut<T>(
     segments: &dyn Dir,
@@ -85,8 +88,7 @@ pub(super) fn make_room_for_cut<T>(
     len: usize,
     work: impl FnMut() -> Result<T>,
 ) -> Result<T> {
-    let hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED];
-    in_the_place_of(segments, &hold_nothing, work).map_err(|error| {
+    in_the_place_of(segments, &HOLD_NOTHING, work).map_err(|error| {
         if !error.is_storage_full() {
             return error;
         }
@@ -126,11 +128,12 @@ pub(crate) fn set_aside(root: &Arc<dyn Dir>, name: impl Fn(u32) -> String, piece
         let path = dir.path().join(&name);
         match dir.open(&name, OpenMode::CreateNew) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let file = dir
-                    .open(&name, OpenMode::ReadWrite)
-                    .at(&path, "opening a file in quarantine")?;
-                if is_same(&*file, pieces).at(&path, "reading a file in quarantine")? {
+                let is_there = |file: Arc<dyn File>| is_same(&*file, pieces);
+                if dir.open(&name, OpenMode::Read).and_then(is_there).unwrap_or(false) {
                     // It may be there, and not be durable: what a sync failed for is written again.
+                    let file = dir
+                        .open(&name, OpenMode::ReadWrite)
+                        .at(&path, "opening a file in quarantine")?;
                     write_pieces(&*file, pieces)
                         .and_then(|()| file.sync_data())
                         .and_then(|()| dir.sync())
