@@ -197,6 +197,29 @@ impl Body {
         }
     }
 
+    /// What no sync will bring to the disk is forgotten: the cache has it as the disk does.
+    pub(super) fn forget_lost(&mut self) {
+        let lost: Vec<_> = self
+            .unsynced
+            .iter()
+            .filter(|(_, unsynced)| unsynced.lost != 0)
+            .map(|(page, unsynced)| (*page, unsynced.lost, unsynced.durable.clone()))
+            .collect();
+        for (page, sectors, durable) in lost {
+            let to = self.page_mut(page);
+            for sector in (0..SECTORS).filter(|sector| sectors & (1 << sector) != 0) {
+                let at = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+                match &durable {
+                    Some(durable) => to[at.clone()].copy_from_slice(&durable[at]),
+                    None => to[at].fill(0),
+                }
+            }
+            if let Some(unsynced) = self.unsynced.get_mut(&page) {
+                unsynced.lost = 0;
+            }
+        }
+    }
+
     /// As [`Body::read`], but sectors that no sync will bring to the disk as they are on the disk.
     pub(super) fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> usize {
         let read = self.read(buf, offset);

@@ -40,6 +40,8 @@ pub(super) struct State {
     /// 0 for none.
     pub(super) fail_one_in: u64,
     clock: u64,
+    /// The last direct write that failed: when, and of which file.
+    unseen: Option<(u64, FileId)>,
     rng: Rng,
     /// Blocks left.
     space: Option<u64>,
@@ -80,6 +82,7 @@ impl State {
             read_faults: Vec::new(),
             fail_one_in: 0,
             clock: 0,
+            unseen: None,
             rng: Rng::new(seed),
             space: None,
             files: BTreeMap::new(),
@@ -440,6 +443,7 @@ impl State {
                 if direct && kind != io::ErrorKind::Interrupted {
                     let mut rng = Rng::new(self.rng.next());
                     self.change(id, |body| body.write_past_cache(buf, offset, &mut rng));
+                    self.unseen = Some((op, id));
                 }
                 return Err(kind.into());
             }
@@ -599,6 +603,11 @@ impl State {
             ..self.clone()
         };
         found.clear_faults();
+        if let Some((op, id)) = found.unseen.take()
+            && self.clock <= op + 1
+        {
+            found.change(id, Body::forget_lost);
+        }
         for inode in found.files.values_mut() {
             inode.handles = 0;
         }
