@@ -150,6 +150,8 @@ struct Placing {
     flush_wanted: bool,
     /// What those wait for who want the next flush.
     flush_gates: Vec<Arc<Gate>>,
+    /// Whether it goes with no group, because one failed that it went with.
+    flush_alone: bool,
     /// The same for one of them who does not wait, but comes back; and what was durable when he came.
     flush_tried: Option<(Arc<Gate>, Position)>,
     mark_wanted: bool,
@@ -239,6 +241,7 @@ impl Appender {
             waiting: 0,
             flush_wanted: false,
             flush_gates: Vec::new(),
+            flush_alone: false,
             flush_tried: None,
             mark_wanted: false,
             closed: false,
@@ -627,6 +630,9 @@ impl Appender {
         if let Some(rolled) = &mut placing.rolled {
             return Some(rolled.last.take().map_or(Job::Roll, Job::Write));
         }
+        if std::mem::take(&mut placing.flush_alone) && placing.take_flush(flush_owed) {
+            return Some(Job::Flush);
+        }
         if let Some(mut group) = placing.active.close_group(self.durable_position()) {
             group.sync |= placing.take_flush(flush_owed);
             return Some(Job::Write(group));
@@ -856,6 +862,7 @@ impl Appender {
             // They wanted something else than this group, and get a flush of their own.
             placing.flush_gates.append(&mut committing.flush_owed);
             placing.flush_wanted = true;
+            placing.flush_alone = true;
         }
         committing.owed.extend(placing.abandon());
         committing.written_bytes = 0;

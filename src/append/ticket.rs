@@ -13,7 +13,7 @@ use crate::types::{Appended, Position};
 ///
 /// Wait for it ([`Ticket::wait`]), look at it ([`Ticket::poll_now`]), or await it; it needs no particular runtime. Dropping it
 /// does not take the append back. Tickets of one log are done in the order in which they were given, but for one of a retry, which may be done
-/// sooner.
+/// sooner or later.
 ///
 /// # Errors
 /// What each of the three answers is what [`Log::append`](crate::Log::append) would have answered.

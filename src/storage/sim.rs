@@ -19,8 +19,8 @@
 //!   found afterwards, [`SimDisk::kill`] the disk of a machine on which only the process died.
 //! - I6. A file has one name at a time, except after a crash with [`SimDisk::harsh_renames`].
 //! - I7. A direct write that fails may have brought any of its sectors to the disk, within the file's length. The cache does not show them, and they
-//!   stay until something is written there. Only to a process that comes after one which was killed just then, before it could do anything else,
-//!   the cache does show them.
+//!   stay until something is written there. Only if no operation has succeeded since, so that nobody could leave word of it, the cache does show them
+//!   to whoever takes a lock, or comes after a kill.
 //!
 //! Deliberately absent: permissions, links, renames across folders, time. Nothing that a crash gives is random rubbish,
 //! except with [`CrashMode::Garbled`]; for damage to what was synced there are [`SimDisk::rot`], [`SimDisk::flip_bit`],
@@ -304,7 +304,12 @@ impl SimDisk {
                 watcher(&cut);
             }
         }
-        operation(&mut self.state.lock())
+        let mut state = self.state.lock();
+        let done = operation(&mut state);
+        if done.is_ok() {
+            state.has_gone_on();
+        }
+        done
     }
 
     /// Turns over one bit (`bit` modulo 8) of a file, in the cache and on the disk.

@@ -9,6 +9,7 @@ use annals::sim::{CrashMode, Environment, Fault, OpenMode, SimDisk};
 use annals::{
     Batch, Durability, Error, ExpectedVersion, Log, NewEvent, Options, Read, RepairOptions, Verdict, Version, repair_in,
 };
+use parking_lot::Mutex;
 
 use super::gated::{Hold, gated};
 use super::noted::{Notes, Noting};
@@ -412,7 +413,11 @@ fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
         if !has_room {
             disk.fail_at(op + 2, Fault::Error(ErrorKind::StorageFull));
         }
+        let kills = Arc::new(Mutex::new(Vec::new()));
+        let (killed, of) = (Arc::clone(&kills), disk.clone());
+        disk.watch(move |_| killed.lock().push(of.fork().kill()));
         let answer = log.append_batch(&batch_of(2, &[("s", vec![len])], None).0);
+        disk.unwatch();
         let is_met = disk.ops() > op + 2 + after || !has_room && after < 6;
         disk.clear_faults();
         let is_taken_back = matches!(answer, Err(Error::Io { .. }));
@@ -427,22 +432,27 @@ fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
             Ok(())
         };
 
-        let killed = disk.fork().kill();
-        let next = opened(&killed, &os, 3)?;
-        let (shown, verdict) = (batches(&whole_log(&next)?), next.recovery().verdict);
-        ensure!(
-            shown == [Some(1)] || !is_taken_back && shown == [Some(1), Some(2)],
-            "{failure:?} at {after}, {answer:?}: {shown:?}"
-        );
-        ensure!(
-            verdict != Verdict::AmbiguousLastGroup || !is_taken_back,
-            "direct {is_direct}, os {is_os}, {failure:?} at {after}, {answer:?}, killed: {verdict}"
-        );
-        append(&next, n, "s", n_len)?;
-        for (what, crashed) in all_or_one_sector_arrived(&killed)? {
-            look(&crashed, &[&shown], &format!("killed, batch {n}, {what}"))?;
+        // Killed before any of its calls, or when it was answered.
+        let kills = std::mem::take(&mut *kills.lock()).into_iter().map(|disk| (disk, false));
+        for (killed, is_taken_back) in kills.chain([(disk.fork().kill(), is_taken_back)]) {
+            let next = opened(&killed, &os, 3)?;
+            let (shown, verdict) = (batches(&whole_log(&next)?), next.recovery().verdict);
+            ensure!(
+                shown == [Some(1)] || !is_taken_back && shown == [Some(1), Some(2)],
+                "{failure:?} at {after}, {answer:?}: {shown:?}"
+            );
+            ensure!(
+                verdict != Verdict::AmbiguousLastGroup || !is_taken_back,
+                "direct {is_direct}, os {is_os}, {failure:?} at {after}, {answer:?}, killed: {verdict}"
+            );
+            if shown.len() > 1 {
+                continue;
+            }
+            append(&next, n, "s", n_len)?;
+            for (what, crashed) in all_or_one_sector_arrived(&killed)? {
+                look(&crashed, &[&shown], &format!("killed, batch {n}, {what}"))?;
+            }
         }
-        drop(next);
 
         if is_taken_back {
             for (n, len) in (3..).zip(lens) {

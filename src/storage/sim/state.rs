@@ -40,8 +40,8 @@ pub(super) struct State {
     /// 0 for none.
     pub(super) fail_one_in: u64,
     clock: u64,
-    /// The last direct write that failed: when, and of which file.
-    unseen: Option<(u64, FileId)>,
+    /// The file of a direct write that failed, if no operation has succeeded since.
+    unseen: Option<FileId>,
     rng: Rng,
     /// Blocks left.
     space: Option<u64>,
@@ -313,6 +313,7 @@ impl State {
     // Locks.
 
     pub(super) fn lock(&mut self, folder: FolderId, name: &str, path: &Path) -> io::Result<()> {
+        self.show_unseen();
         match self.node(folder, name)? {
             Some(node) => as_file(Some(node))?,
             None => self.create(folder, name)?,
@@ -443,7 +444,7 @@ impl State {
                 if direct && kind != io::ErrorKind::Interrupted {
                     let mut rng = Rng::new(self.rng.next());
                     self.change(id, |body| body.write_past_cache(buf, offset, &mut rng));
-                    self.unseen = Some((op, id));
+                    self.unseen = Some(id);
                 }
                 return Err(kind.into());
             }
@@ -593,6 +594,18 @@ impl State {
         found
     }
 
+    /// An operation has succeeded.
+    pub(super) fn has_gone_on(&mut self) {
+        self.unseen = None;
+    }
+
+    /// Where nobody could say that a direct write failed, the cache comes to have what the disk has.
+    fn show_unseen(&mut self) {
+        if let Some(id) = self.unseen.take() {
+            self.change(id, Body::forget_lost);
+        }
+    }
+
     pub(super) fn kill(&mut self) -> Self {
         self.power = false;
         let mut found = Self {
@@ -603,11 +616,7 @@ impl State {
             ..self.clone()
         };
         found.clear_faults();
-        if let Some((op, id)) = found.unseen.take()
-            && self.clock <= op + 1
-        {
-            found.change(id, Body::forget_lost);
-        }
+        found.show_unseen();
         for inode in found.files.values_mut() {
             inode.handles = 0;
         }

@@ -531,13 +531,14 @@ fn of_a_direct_write_that_fails_any_sectors_are_on_the_disk_and_none_in_the_cach
 #[test]
 fn who_comes_after_a_process_killed_at_a_failed_direct_write_sees_what_is_there() {
     for (seed, goes_on) in (0..40).flat_map(|seed| [(seed, false), (seed, true)]) {
-        let (disk, file) = disk_with(seed, &row(b'a', 8192));
+        let (disk, _file) = disk_with(seed, &row(b'a', 8192));
         let direct = disk.root().open("f", OpenMode::DirectSync).unwrap();
         disk.fail_at(0, Fault::Error(ErrorKind::Other));
         assert!(direct.write_at(&row(b'd', 4096), PAGE).is_err());
+        disk.fail_at(1, Fault::Error(ErrorKind::StorageFull));
+        assert!(disk.root().open("g", OpenMode::CreateNew).is_err());
         if goes_on {
             drop(disk.root().open("g", OpenMode::CreateNew).unwrap());
-            write(&file, b"b", 0);
         }
         let disk = disk.kill();
         let cached = disk.read_file("f").unwrap();
