@@ -173,3 +173,50 @@ fn a_retry_after_a_flush_that_failed_gets_its_places() {
         assert_eq!(again().unwrap(), first, "with tries {tries}");
     }
 }
+
+/// A flush goes with the next group. When the write of that failed, who waited for the flush was told of a full disk, though nothing was in its way.
+#[test]
+fn a_flush_that_goes_with_a_group_does_not_fail_with_it() {
+    use std::sync::{Arc, Mutex};
+
+    use annals::sim::CrashMode;
+    use annals::{Batch, Durability};
+
+    let disk = SimDisk::new(1);
+    let options = || Options::new().segment_bytes(64 * 1024).durability(Durability::Os);
+    let opened = |disk: &SimDisk| Log::open_in(disk.root(), options(), Environment::deterministic(1)).unwrap();
+    let log = opened(&disk);
+    let mut once = Batch::new();
+    let event = NewEvent::new("t", "data").id(uuid::Uuid::from_u128(7));
+    once.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+    let first = log.append_batch(&once).unwrap();
+    once.durability(Durability::Sync);
+    let mut other = Batch::new();
+    other
+        .add("other", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+        .unwrap();
+
+    // While a group is at the disk, somebody asks for a flush, and somebody appends.
+    let op = disk.ops();
+    let tickets = Arc::new(Mutex::new(Vec::new()));
+    let (writer, given) = (log.clone(), Arc::clone(&tickets));
+    disk.watch(move |cut| {
+        if cut.ops() == op + 1 {
+            let both = [&once, &other].map(|batch| writer.try_append(batch).unwrap());
+            given.lock().unwrap().extend(both);
+        }
+    });
+    disk.fail_at(op + 1, Fault::Error(std::io::ErrorKind::StorageFull));
+    log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+        .unwrap();
+    disk.unwatch();
+    let answers: Vec<_> = tickets
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|ticket| ticket.poll_now().unwrap())
+        .collect();
+    assert_eq!(answers[0].as_ref().unwrap(), &first);
+    assert!(answers[1].as_ref().is_err_and(Error::is_storage_full), "{answers:?}");
+    assert_eq!(opened(&disk.crash_with(CrashMode::DropAll)).last_position().get(), 2);
+}
