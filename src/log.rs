@@ -643,7 +643,6 @@ impl Log {
             )));
         };
         if self.0.snapshots.are_durable()
-            && !appender.is_durable(lineage.position)
             && let Some(gate) = appender.make_durable(lineage.position, true)?
         {
             // Without its event it would be of no use, and older ones that are give way to it.

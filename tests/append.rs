@@ -849,7 +849,7 @@ mod held_up {
         once.durability(Durability::Sync);
         gate.hold(Hold::Syncs);
         let tickets = [log.try_append(&once).unwrap(), log.append_async(&once).unwrap()];
-        // Before it is looked at the sync, which without one would never come.
+        // Asked before the wait, which has no end if there is no sync.
         assert!(tickets.iter().all(|ticket| !ticket.is_done()));
         gate.wait_until_held();
         assert!(tickets.iter().all(|ticket| !ticket.is_done()));

@@ -818,6 +818,14 @@ fn the_watermark_never_moves_back_and_never_passes_what_is_durable() {
     });
 }
 
+/// The same event each time: known by its id.
+fn retried() -> Batch {
+    let event = NewEvent::new("t", "<retried>").id(uuid::Uuid::from_u64_pair(1, 2));
+    let mut batch = Batch::new();
+    batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+    batch
+}
+
 #[test]
 fn a_retry_from_several_threads_is_written_once_and_all_get_its_place() {
     check(2000, || {
@@ -825,13 +833,7 @@ fn a_retry_from_several_threads_is_written_once_and_all_get_its_place() {
         let retries: Vec<_> = (0..3)
             .map(|_| {
                 let log = case.log.clone();
-                thread::spawn(move || {
-                    let mut event = NewEvent::new("t", "<retried>");
-                    event.id = Some(uuid::Uuid::from_u64_pair(1, 2));
-                    let mut batch = Batch::new();
-                    batch.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
-                    log.append_batch(&batch).unwrap()[0].last_position
-                })
+                thread::spawn(move || log.append_batch(&retried()).unwrap()[0].last_position)
             })
             .collect();
         let places: Vec<_> = retries.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -848,9 +850,7 @@ fn a_retry_from_several_threads_is_written_once_and_all_get_its_place() {
 fn retries_that_ask_for_a_sync_get_one_or_are_told_of_the_close() {
     check(2000, || {
         let case = Case::new(small().durability(Durability::Os));
-        let mut retried = Batch::new();
-        let event = NewEvent::new("t", "<retried>").id(uuid::Uuid::from_u64_pair(1, 2));
-        retried.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        let retried = retried();
         let places = case.log.append_batch(&retried).unwrap();
         let threads: Vec<_> = (0..3)
             .map(|t| {
@@ -891,9 +891,7 @@ fn retries_that_ask_for_a_sync_get_one_or_are_told_of_the_close() {
 fn what_only_the_operating_system_has_is_durable_after_a_close() {
     check(2000, || {
         let case = Case::new(small().durability(Durability::Os));
-        let mut retried = Batch::new();
-        let event = NewEvent::new("t", "<retried>").id(uuid::Uuid::from_u64_pair(1, 2));
-        retried.add("s", ExpectedVersion::NoStream, &[event]).unwrap();
+        let mut retried = retried();
         case.log.append_batch(&retried).unwrap();
         let log = case.log.clone();
         let retry = thread::spawn(move || log.append_batch(retried.durability(Durability::Sync)).map(drop));

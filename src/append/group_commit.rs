@@ -150,10 +150,10 @@ struct Placing {
     flush_wanted: bool,
     /// What those wait for who want the next flush.
     flush_gates: Vec<Arc<Gate>>,
-    /// Whether it goes with no group, because one failed that it went with.
-    flush_alone: bool,
-    /// The same for one of them who does not wait, but comes back; and what was durable when he came.
+    /// What one of them waits for who comes back instead; and what was durable when he came.
     flush_tried: Option<(Arc<Gate>, Position)>,
+    /// Whether the next flush goes with no group, because one failed that it went with.
+    flush_alone: bool,
     mark_wanted: bool,
     closed: bool,
     poisoned: Option<Error>,
@@ -241,8 +241,8 @@ impl Appender {
             waiting: 0,
             flush_wanted: false,
             flush_gates: Vec::new(),
-            flush_alone: false,
             flush_tried: None,
+            flush_alone: false,
             mark_wanted: false,
             closed: false,
             poisoned: None,
@@ -284,11 +284,6 @@ impl Appender {
             Some(threads) => drop(threads.maintain.send(work)),
             None => super::maintenance::run(self, work),
         }
-    }
-
-    /// Whether the event at `position` is known to be durable.
-    pub(crate) fn is_durable(&self, position: Position) -> bool {
-        position <= self.durable_position()
     }
 
     fn durable_position(&self) -> Position {
@@ -885,7 +880,7 @@ impl Appender {
     fn note_cut(&self, first: Position) {
         // Its space is free once nobody holds it.
         drop(self.prepared.lock().take());
-        drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::insist(&*self.dir, first)));
+        drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::note(&*self.dir, first)));
     }
 
     /// Erases `group`, whose write failed, from the segment at `first`. As a recovery that cuts off: the sync of the zeros may fail, too.
@@ -1024,11 +1019,11 @@ impl Appender {
     /// that is so when this returns.
     pub(crate) fn make_durable(&self, position: Position, lead: bool) -> Result<Option<Arc<Gate>>> {
         let mut placing = self.lock();
+        if position <= self.durable_position() {
+            return Ok(None);
+        }
         if let Some(error) = &placing.poisoned {
             return Err(error.clone());
-        }
-        if self.is_durable(position) {
-            return Ok(None);
         }
         if placing.closed {
             return Err(Error::Closed);

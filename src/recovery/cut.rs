@@ -10,10 +10,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::quarantine::{HOLD_NOTHING, make_room_for_cut};
+use super::quarantine::make_room_for_cut;
 use crate::error::{IoContext, Result};
 use crate::format::names;
-use crate::storage::{Dir, OpenMode, is_out_of_space};
+use crate::storage::{Dir, OpenMode};
 use crate::types::Position;
 
 fn path_of(segments: &dyn Dir, first: Position) -> PathBuf {
@@ -40,8 +40,8 @@ pub(super) fn find(segments: &dyn Dir, first: Position) -> Result<Note> {
     }
 }
 
-/// Notes that the end of the segment at `first` is about to be cut off; if need be in the place of a spare.
-pub(super) fn note(segments: &dyn Dir, first: Position) -> Result<()> {
+/// Notes that the end of the segment at `first` is about to be cut off, or has to be; if need be in the place of a spare.
+pub(crate) fn note(segments: &dyn Dir, first: Position) -> Result<()> {
     let doing = "noting that the end of the log is cut off";
     let path = path_of(segments, first);
     make_room_for_cut(segments, &path, doing, 0, || make(segments, first).at(&path, doing))
@@ -53,18 +53,6 @@ pub(crate) fn make(segments: &dyn Dir, first: Position) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
     }
-}
-
-/// Makes the note, if need be in the place of a spare; there is no other way to tell the next open.
-pub(crate) fn insist(segments: &dyn Dir, first: Position) -> io::Result<()> {
-    for name in HOLD_NOTHING {
-        match make(segments, first) {
-            Err(e) if is_out_of_space(&e) => drop(segments.remove(name)),
-            Err(_) => {}
-            made => return made,
-        }
-    }
-    make(segments, first)
 }
 
 /// Removes the note. If it stays, or comes back after a power cut, the next open writes some zeros more.

@@ -77,9 +77,6 @@ fn read_whole(dir: &dyn Dir, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Files among the segments that hold nothing.
-pub(super) const HOLD_NOTHING: [&str; 3] = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED];
-
 /// Does `work`, which is `doing` what comes before a cut and makes a file of `len` bytes; if need be in the place of all that holds nothing.
 pub(super) fn make_room_for_cut<T>(
     segments: &dyn Dir,
@@ -88,7 +85,8 @@ pub(super) fn make_room_for_cut<T>(
     len: usize,
     work: impl FnMut() -> Result<T>,
 ) -> Result<T> {
-    in_the_place_of(segments, &HOLD_NOTHING, work).map_err(|error| {
+    let hold_nothing = [names::SPARE, names::SPARE_UNFINISHED, names::NEXT_UNFINISHED];
+    in_the_place_of(segments, &hold_nothing, work).map_err(|error| {
         if !error.is_storage_full() {
             return error;
         }

@@ -445,9 +445,6 @@ fn what_a_writer_took_back_mixes_with_nothing(seed: u64) -> Checked {
                 verdict != Verdict::AmbiguousLastGroup || !is_taken_back,
                 "direct {is_direct}, os {is_os}, {failure:?} at {after}, {answer:?}, killed: {verdict}"
             );
-            if shown.len() > 1 {
-                continue;
-            }
             append(&next, n, "s", n_len)?;
             for (what, crashed) in all_or_one_sector_arrived(&killed)? {
                 look(&crashed, &[&shown], &format!("killed, batch {n}, {what}"))?;

@@ -199,42 +199,22 @@ impl Body {
 
     /// What no sync will bring to the disk is forgotten: the cache has it as the disk does.
     pub(super) fn forget_lost(&mut self) {
-        let lost: Vec<_> = self
-            .unsynced
-            .iter()
-            .filter(|(_, unsynced)| unsynced.lost != 0)
-            .map(|(page, unsynced)| (*page, unsynced.lost, unsynced.durable.clone()))
-            .collect();
-        for (page, sectors, durable) in lost {
-            let to = self.page_mut(page);
-            for sector in (0..SECTORS).filter(|sector| sectors & (1 << sector) != 0) {
-                let at = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
-                match &durable {
-                    Some(durable) => to[at.clone()].copy_from_slice(&durable[at]),
-                    None => to[at].fill(0),
-                }
-            }
-            if let Some(unsynced) = self.unsynced.get_mut(&page) {
-                unsynced.lost = 0;
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        for (&page, unsynced) in &mut unsynced {
+            let lost = std::mem::take(&mut unsynced.lost);
+            for sector in (0..SECTORS).filter(|sector| lost & (1 << sector) != 0) {
+                let bytes = sector_or_zeros(unsynced.durable.as_ref(), sector);
+                self.page_mut(page)[sector * SECTOR_BYTES..][..SECTOR_BYTES].copy_from_slice(bytes);
             }
         }
+        self.unsynced = unsynced;
     }
 
     /// As [`Body::read`], but sectors that no sync will bring to the disk as they are on the disk.
     pub(super) fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> usize {
-        let read = self.read(buf, offset);
-        for piece in pieces(offset, read) {
-            let Some(unsynced) = self.unsynced.get(&piece.page) else {
-                continue;
-            };
-            for at in
-                (piece.start..piece.start + piece.len).filter(|at| unsynced.lost & (1 << (at / SECTOR_BYTES)) != 0)
-            {
-                let byte = unsynced.durable.as_ref().map_or(0, |durable| durable[at]);
-                buf[piece.from + at - piece.start] = byte;
-            }
-        }
-        read
+        let mut body = self.clone();
+        body.forget_lost();
+        body.read(buf, offset)
     }
 
     /// Notes that these bytes were on their way to the disk.
@@ -335,15 +315,12 @@ impl Body {
 
     /// Whether it has bytes in the cache that the disk does not have, and no sync will bring there.
     pub(super) fn is_stale(&self) -> bool {
-        let bytes = |page: Option<&Arc<Page>>, sector| {
-            page.and_then(|page| sector_of(page, sector))
-                .copied()
-                .unwrap_or([0; SECTOR_BYTES])
-        };
         self.unsynced.iter().any(|(page, unsynced)| {
             (0..SECTORS)
                 .filter(|sector| unsynced.lost & (1 << sector) != 0)
-                .any(|sector| bytes(self.pages.get(page), sector) != bytes(unsynced.durable.as_ref(), sector))
+                .any(|sector| {
+                    sector_or_zeros(self.pages.get(page), sector) != sector_or_zeros(unsynced.durable.as_ref(), sector)
+                })
         })
     }
 
@@ -581,8 +558,7 @@ impl Unsynced {
             return;
         }
         for sector in (0..SECTORS).filter(|s| sectors & (1 << s) != 0) {
-            let bytes = cached.and_then(|page| sector_of(page, sector));
-            self.put(sector, bytes.unwrap_or(&[0; SECTOR_BYTES]));
+            self.put(sector, sector_or_zeros(cached, sector));
         }
     }
 
@@ -680,6 +656,12 @@ fn within_page(offset: u64) -> usize {
 
 fn sector_of(page: &Page, sector: usize) -> Option<&Sector> {
     page[sector * SECTOR_BYTES..].first_chunk()
+}
+
+/// A sector of a page that may not be there.
+fn sector_or_zeros(page: Option<&Arc<Page>>, sector: usize) -> &Sector {
+    page.and_then(|page| sector_of(page, sector))
+        .unwrap_or(&[0; SECTOR_BYTES])
 }
 
 /// Zeroes what lies at and beyond offset `cut` of the file, in bytes that start at offset `start` of it.
