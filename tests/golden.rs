@@ -286,7 +286,7 @@ mod from_the_specification {
 
     /// The stored crc that makes the record at the beginning of `record` valid.
     pub(super) fn record_crc(record: &[u8], seed: u32) -> u32 {
-        crc(&[&record[44..], &record[4..44]]) ^ seed
+        crc(&[&record[4..]]) ^ seed
     }
 
     /// The groups of a whole segment.
@@ -531,7 +531,7 @@ mod example {
                 let data = len - 44 - body.iter().map(|(len, _)| len).sum::<usize>();
                 block.field(
                     4,
-                    "crc: CRC-32 of body and padding, then of the next 40 bytes; xor the record seed",
+                    "crc: CRC-32 of the rest of the record and its padding, xor the record seed",
                 );
                 block.field(4, "length, without the padding");
                 block.field(8, "position");

@@ -8,7 +8,7 @@ use crate::types::{Durability, ExpectedVersion};
 
 /// Events to be appended together: all or nothing, for one stream or for several.
 ///
-/// Events are encoded and checksummed as they are added, outside every lock. A batch can be cleared and filled again
+/// Events are encoded as they are added, outside every lock. A batch can be cleared and filled again
 /// without taking memory anew, and appended more than once.
 ///
 /// # Examples

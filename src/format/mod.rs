@@ -3,6 +3,8 @@
 //!
 //! Everything is little endian. Checksums are CRC-32 (IEEE, what `crc32fast` computes).
 
+use std::sync::LazyLock;
+
 pub(crate) mod group;
 pub(crate) mod index_file;
 pub(crate) mod meta;
@@ -39,8 +41,11 @@ pub(crate) const fn aligned(len: usize) -> usize {
 }
 
 /// The CRC-32 of `parts`, one after the other.
+#[inline]
 pub(crate) fn crc32(parts: &[&[u8]]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    // A new one asks each time what the processor can do.
+    static HASHER: LazyLock<crc32fast::Hasher> = LazyLock::new(crc32fast::Hasher::new);
+    let mut hasher = HASHER.clone();
     for part in parts {
         hasher.update(part);
     }

@@ -59,7 +59,7 @@ pub(super) fn records(mut body: &mut [u8], seed: u32) {
             return;
         }
         let (record, rest) = body.split_at_mut(len);
-        let crc = crc32(&[&record[RECORD_HEADER_BYTES..], &record[4..RECORD_HEADER_BYTES]]) ^ seed;
+        let crc = crc32(&[&record[4..]]) ^ seed;
         LittleEndian::write_u32(record, crc);
         body = rest;
     }
