@@ -120,7 +120,17 @@ pub(crate) fn read_meta(root: &dyn Dir) -> Result<Option<Meta>> {
 }
 
 /// First positions of all segments, in order.
+///
+/// Beside a writer, too: a listing has what was there when it began, and of what comes meanwhile it may have one segment and not the one
+/// before. So it is listed twice, and what counts is the second up to the last of the first.
 pub(crate) fn list_segments(dir: &dyn Dir) -> Result<Vec<Position>> {
+    let last = listed(dir)?.pop();
+    let mut firsts = listed(dir)?;
+    firsts.retain(|&first| Some(first) <= last);
+    Ok(firsts)
+}
+
+fn listed(dir: &dyn Dir) -> Result<Vec<Position>> {
     let entries = dir.list().at(dir.path(), "listing the segments")?;
     let mut firsts: Vec<_> = entries
         .iter()
@@ -171,11 +181,8 @@ pub(super) fn create(root: &Arc<dyn Dir>, options: &Options, environment: &Envir
         segment_bytes: u32::try_from(options.segment_bytes).expect("checked with the options"),
         group_align: u32::try_from(options.group_align()).expect("8 or 4096"),
     };
-    let prepared = prepare::prepare(&*dir, options.segment_bytes, options.direct_io, || true)
-        .at(&path, "creating the first segment")?;
-    let Some(prepared) = prepared else {
-        unreachable!("told to go on")
-    };
+    let prepared =
+        prepare::prepare(&*dir, options.segment_bytes, options.direct_io).at(&path, "creating the first segment")?;
     write_all_at(&*prepared.file, &header.encode()[..], 0)
         .and_then(|()| prepared.file.sync_data())
         .and_then(|()| dir.rename(prepared.name, &name))
