@@ -1,5 +1,6 @@
 //! Survey: a segment is read into memory and scanned, and what no decision can mend is an error.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::rebuild::IndexBuilder;
 use super::salvage::damages;
 use super::scan::{Scan, Tail, scan};
 use crate::error::{Damage, DamageReport, Error, IoContext, Result};
+use crate::format::group::is_zero;
 use crate::format::segment_header::{DAMAGED_COPY, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderError, LogId, names};
 use crate::index::active::ActiveIndex;
@@ -66,8 +68,8 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
     };
     let len = header.segment_bytes as usize;
     let mut image = Image::zeroed(len).at(&path, "taking memory for a segment")?;
-    let bytes = image.unfrozen_mut(0, len);
-    let read = read_up_to(&*file, bytes, 0).at(&path, "reading a segment")?;
+    let read = read_into(&mut image, &*file).at(&path, "reading a segment")?;
+    let bytes = image.all();
     if read < len {
         // A segment gets its name when it has its full length, and never loses any of it.
         let what = format!("segment file of {len} bytes that ends early");
@@ -89,6 +91,37 @@ pub(super) fn survey(dir: &Arc<dyn Dir>, first: Position, log_id: &LogId, mode: 
             scan,
         }),
     })
+}
+
+/// What is read at once into an image.
+const STEP_BYTES: usize = 256 * 1024;
+
+/// Reads `file` into `image`, which is all zeros; returns how many bytes there were. Memory is taken for what is not zero only: most of the
+/// segment of a young log has never been written.
+fn read_into(image: &mut ImageWriter, file: &dyn File) -> io::Result<usize> {
+    let len = image.image().len();
+    let mut aside = vec![0; STEP_BYTES.min(len)];
+    let mut is_in_zeros = false;
+    for start in (0..len).step_by(STEP_BYTES) {
+        let step = STEP_BYTES.min(len - start);
+        let read = if is_in_zeros {
+            let read = read_up_to(file, &mut aside[..step], start as u64)?;
+            is_in_zeros = is_zero(&aside[..read]);
+            if !is_in_zeros {
+                image.put(start, &aside[..read]);
+            }
+            read
+        } else {
+            let bytes = image.unfrozen_mut(start, step);
+            let read = read_up_to(file, bytes, start as u64)?;
+            is_in_zeros = is_zero(&bytes[..read]);
+            read
+        };
+        if read < step {
+            return Ok(start + read);
+        }
+    }
+    Ok(len)
 }
 
 impl Surveyed {
