@@ -316,7 +316,6 @@ impl Log {
             ));
             let crew = if environment.threads {
                 let crew = Crew::start(&appender).at(root.path(), "starting a thread")?;
-                appender.maintain(Work::Prepare);
                 appender.maintain(Work::MakeIndexes);
                 Some(crew)
             } else {

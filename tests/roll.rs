@@ -221,3 +221,103 @@ fn an_index_made_while_appending_equals_one_made_anew() {
     assert!(report.is_whole(), "{report:?}");
     assert!(report.indexes > 10, "{report:?}");
 }
+
+#[expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+mod spare {
+    use std::fs;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use annals::{ExpectedVersion, Log, NewEvent, Options};
+
+    const SEGMENT_BYTES: u64 = 4 << 20;
+
+    fn open(path: &Path) -> Log {
+        Log::open(path, Options::new().segment_bytes(SEGMENT_BYTES)).unwrap()
+    }
+
+    fn spares(path: &Path) -> Vec<String> {
+        let files = fs::read_dir(path.join("segments")).unwrap();
+        let mut names: Vec<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| name.starts_with("spare"));
+        names
+    }
+
+    /// Appends until so many hundredths of the first segment are full.
+    fn fill(log: &Log, hundredths: u64) {
+        let data = vec![7; usize::try_from(SEGMENT_BYTES / 100).unwrap()];
+        while log.stat().unwrap().log_bytes < SEGMENT_BYTES * hundredths / 100 {
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", &data)])
+                .unwrap();
+        }
+    }
+
+    fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The close waits for the thread that makes spares, so what it was told is done.
+    #[test]
+    fn it_is_made_while_the_segment_fills_and_taken_by_the_roll() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = &temp.path().join("log");
+        let log = open(path);
+        fill(&log, 10);
+        log.close().unwrap();
+        assert_eq!(spares(path), [""; 0], "a log that gets few events writes no zeros");
+
+        let log = open(path);
+        fill(&log, 40);
+        wait_for("it is begun", || spares(path) == ["spare.tmp"]);
+        log.close().unwrap();
+        assert_eq!(spares(path), [""; 0], "what was not finished is given back");
+
+        let log = open(path);
+        fill(&log, 70);
+        wait_for("it is ready", || spares(path) == ["spare.log"]);
+        let len = fs::metadata(path.join("segments/spare.log")).unwrap().len();
+        assert_eq!(len, SEGMENT_BYTES);
+        fill(&log, 105);
+        assert_eq!(log.stat().unwrap().segments, 2);
+        assert_eq!(spares(path), [""; 0], "the roll took it");
+        log.close().unwrap();
+
+        // Left by a process that was killed.
+        fs::write(path.join("segments/spare.tmp"), [1; 5000]).unwrap();
+        let log = open(path);
+        wait_for("it is removed", || spares(path).is_empty());
+        log.close().unwrap();
+    }
+
+    /// Its space is what the note of a cut may need, and no roll will take it.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_poisoned_log_gives_it_back() {
+        use annals::Error;
+        use annals::sim::{Environment, Fault, SimDisk};
+
+        let disk = SimDisk::new(1);
+        let options = Options::new().segment_bytes(SEGMENT_BYTES).direct_io(false);
+        let environment = Environment::deterministic(1).with_threads(true);
+        let log = Log::open_in(disk.root(), options, environment).unwrap();
+        fill(&log, 40);
+        let is_there = || disk.files().iter().any(|file| file.contains("spare"));
+        wait_for("it is begun", is_there);
+        // Some of these calls are of the thread that makes it.
+        let mut answer = Ok(());
+        while !matches!(answer, Err(Error::Poisoned { .. })) {
+            disk.fail_at(disk.ops() + 1, Fault::Error(std::io::ErrorKind::Other));
+            answer = log
+                .append("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+                .map(drop);
+        }
+        wait_for("it is given back", || !is_there());
+        drop(log);
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, Part};
 use super::gate::Gate;
+use super::spare::{EVENT_BYTES, zeros_due};
 use crate::format::SECTOR_BYTES;
 use crate::format::group::{GROUP_HEADER_BYTES, GroupHeader, ZeroParts, group_offset, zero_parts};
 use crate::format::record::{self, Numbers, SEAL_BYTES, Seal};
@@ -42,6 +43,8 @@ pub(crate) struct ActiveSegment {
     populate_at: usize,
     /// How far it has been asked for.
     populated: usize,
+    /// Once the last closed group ends here, more of the spare is due.
+    spare_due_at: usize,
     /// Whether marks are the last closed group, or there is nothing to be marked.
     is_marked: bool,
     open: Option<OpenGroup>,
@@ -105,6 +108,7 @@ impl ActiveSegment {
             end,
             populate_at: end + POPULATE_FROM,
             populated: end,
+            spare_due_at: 0,
             is_marked,
             open: None,
         }
@@ -152,6 +156,17 @@ impl ActiveSegment {
         }
         // Whole pages.
         Some(from / PAGE_BYTES * PAGE_BYTES..to / PAGE_BYTES * PAGE_BYTES)
+    }
+
+    /// How many bytes of the spare are to be zeros by now, if it is time to say so.
+    pub(crate) fn spare_due(&mut self) -> Option<u64> {
+        if self.end < self.spare_due_at {
+            return None;
+        }
+        let len = self.header.segment_bytes.into();
+        let due = zeros_due(self.end as u64, len);
+        self.spare_due_at = if due < len { self.end + EVENT_BYTES } else { usize::MAX };
+        (due > 0).then_some(due)
     }
 
     pub(crate) fn has_open_group(&self) -> bool {

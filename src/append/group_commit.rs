@@ -322,6 +322,12 @@ impl Appender {
         }
     }
 
+    /// Whether a file for the next segment is filled with zeros ahead of need, so that a sync has no metadata to commit; without syncs an
+    /// allocated one does as well.
+    pub(crate) fn keeps_spare(&self) -> bool {
+        self.options.durability == Durability::Sync
+    }
+
     /// What `batch` has survived when it is acknowledged.
     pub(crate) fn durability_of(&self, batch: &Batch) -> Durability {
         batch.chosen_durability().unwrap_or(self.options.durability)
@@ -595,8 +601,13 @@ impl Appender {
             committing.last_callers = self.open_callers.swap(0, Ordering::Relaxed);
             let ahead = placing.active.populate_next().filter(|_| self.environment.threads);
             let ahead = ahead.map(|range| Work::Populate(Arc::clone(placing.active.image()), range));
+            let due = placing
+                .active
+                .spare_due()
+                .filter(|_| self.environment.threads && self.keeps_spare());
+            let due = due.map(|due| Work::FillSpare(placing.active.header.first_position, due));
             drop(placing);
-            if let Some(work) = ahead {
+            for work in ahead.into_iter().chain(due) {
                 self.maintain(work);
             }
             match job {
@@ -809,10 +820,6 @@ impl Appender {
         if placing.waiting > 0 {
             self.room.notify_all();
         }
-        drop(placing);
-        if self.environment.threads {
-            self.maintain(Work::Prepare);
-        }
     }
 
     /// A handle for direct writes to the segment `name`, where they can be had and are wanted.
@@ -880,6 +887,7 @@ impl Appender {
     fn note_cut(&self, first: Position) {
         // Its space is free once nobody holds it.
         drop(self.prepared.lock().take());
+        self.maintain(Work::GiveUpSpare);
         drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::note(&*self.dir, first)));
     }
 

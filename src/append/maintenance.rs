@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::active::ActiveSegment;
 use super::group_commit::{Appender, CommitWork};
+use super::spare::SpareMaker;
 use super::wake::{WakeWork, tell, wake_loop};
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -22,7 +23,7 @@ use crate::storage::map::Image;
 use crate::storage::{Dir, write_small_atomically};
 use crate::sync::channel::{Receiver, RecvTimeoutError, unbounded};
 use crate::sync::thread;
-use crate::types::{Durability, Position};
+use crate::types::Position;
 
 /// How long the log has to be idle before a mark is written. Long enough not to follow every single append of a slow writer
 /// at once, short enough for an operator's `kill` to find the mark there.
@@ -34,8 +35,10 @@ pub(super) const RETRY_MAX: Duration = Duration::from_secs(10);
 /// What the maintenance thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// See that there is a prepared segment.
-    Prepare,
+    /// See that so many bytes of the spare are zeros, which is to follow the segment that begins there.
+    FillSpare(Position, u64),
+    /// Give back what there is of a spare that is being made.
+    GiveUpSpare,
     /// A segment has been sealed: write its index file and let go of its image.
     Sealed(Box<ActiveSegment>),
     /// Take memory for what comes next in the active segment.
@@ -63,7 +66,7 @@ pub(crate) fn maintenance_loop(appender: &Appender, work: &Receiver<Work>) {
         appender,
         work,
         ask_after: Some(IDLE),
-        spare_owed: false,
+        spare: SpareMaker::new(appender),
         stopped: false,
     }
     .run();
@@ -74,17 +77,24 @@ struct Maintenance<'a> {
     work: &'a Receiver<Work>,
     /// When to ask whether the log is idle; `None`: not before who leads says that a mark is owed.
     ask_after: Option<Duration>,
-    spare_owed: bool,
+    spare: SpareMaker<'a>,
     stopped: bool,
 }
 
 impl Maintenance<'_> {
     fn run(&mut self) {
+        // An earlier process may have left one.
+        self.guarded(|this| prepare::remove_unfinished(&*this.appender.dir));
         while !self.stopped {
-            // A storage that panics must not end what lets go of the images of sealed segments.
-            if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
-                tell(|| tracing::error!("the maintaining thread panicked, going on with what comes next"));
-            }
+            self.guarded(Self::step);
+        }
+        self.guarded(|this| this.spare.give_up());
+    }
+
+    /// Does `work`. A storage that panics must not end what lets go of the images of sealed segments.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tell(|| tracing::error!("the maintaining thread panicked, going on with what comes next"));
         }
     }
 
@@ -101,18 +111,18 @@ impl Maintenance<'_> {
             }
         }
         // What the last work told may have closed the log: then the folder is not this one's any more.
-        while let Ok(work) = self.work.try_recv() {
-            self.take(work);
-        }
-        while std::mem::take(&mut self.spare_owed) && !self.stopped {
+        self.take_all();
+        while !self.stopped && self.spare.is_behind() {
             // The longest of the works, and none that anyone waits for: the others go on between its steps. So no sealed
             // segment keeps its image for long, which bounds the memory of a fast writer.
-            prepare_spare(self.appender, || {
-                while let Ok(work) = self.work.try_recv() {
-                    self.take(work);
-                }
-                !self.stopped
-            });
+            self.spare.go_on();
+            self.take_all();
+        }
+    }
+
+    fn take_all(&mut self) {
+        while let Ok(work) = self.work.try_recv() {
+            self.take(work);
         }
     }
 
@@ -120,16 +130,11 @@ impl Maintenance<'_> {
         match work {
             Work::Stop => self.stopped = true,
             Work::MarkWhenIdle => self.ask_after = Some(IDLE),
-            Work::Prepare => self.spare_owed = true,
-            Work::Populate(..) => run(self.appender, work),
-            Work::Sealed(_) => {
-                run(self.appender, work);
-                self.spare_owed = true;
-            }
+            Work::FillSpare(after, due) => self.spare.want(after, due),
+            Work::GiveUpSpare => self.spare.give_up(),
+            Work::Populate(..) | Work::Sealed(_) => run(self.appender, work),
             Work::MakeIndexes => make_missing_indexes(self.appender, || {
-                while let Ok(work) = self.work.try_recv() {
-                    self.take(work);
-                }
+                self.take_all();
                 !self.stopped
             }),
         }
@@ -149,14 +154,20 @@ pub(crate) fn run(appender: &Appender, work: Work) {
         }
         Work::Populate(image, range) => image.populate(&range),
         Work::MakeIndexes => make_missing_indexes(appender, || true),
-        Work::Prepare | Work::MarkWhenIdle | Work::Stop => {}
+        Work::FillSpare(..) | Work::GiveUpSpare | Work::MarkWhenIdle | Work::Stop => {}
     }
 }
 
 /// Does at once, on the calling thread, what the maintenance thread comes to when a log is idle.
 #[cfg(any(test, feature = "sim"))]
 pub(crate) fn idle(appender: &Appender) {
-    prepare_spare(appender, || true);
+    if appender.keeps_spare() {
+        let mut spare = SpareMaker::new(appender);
+        spare.want(Position::START, appender.options.segment_bytes);
+        while spare.is_behind() {
+            spare.go_on();
+        }
+    }
     make_missing_indexes(appender, || true);
     appender.mark();
 }
@@ -182,25 +193,6 @@ fn make_missing_indexes(appender: &Appender, mut go_on: impl FnMut() -> bool) {
             Ok(_) => make_index(&*appender.dir, &appender.segments, &segment),
             Err(error) => tracing::warn!(%error, "an index cannot be made"),
         }
-    }
-}
-
-fn prepare_spare(appender: &Appender, go_on: impl FnMut() -> bool) {
-    if appender.prepared.lock().is_some() {
-        return;
-    }
-    if appender.options.durability == Durability::Os {
-        // Zeros are written so that a sync need not commit metadata; without syncs an allocated file does as well.
-        return;
-    }
-    let len = appender.options.segment_bytes;
-    let made = match prepare::adopt(&*appender.dir, len) {
-        Ok(None) => prepare::prepare(&*appender.dir, len, appender.options.direct_io, go_on),
-        adopted => adopted,
-    };
-    match made {
-        Ok(prepared) => *appender.prepared.lock() = prepared,
-        Err(error) => tracing::warn!(%error, "no segment could be prepared; the roll will try again"),
     }
 }
 
@@ -318,7 +310,7 @@ impl Appender {
 mod tests {
     use super::*;
     use crate::storage::sim::{Fault, SimDisk};
-    use crate::{Environment, ExpectedVersion, Log, NewEvent, Options};
+    use crate::{Durability, Environment, ExpectedVersion, Log, NewEvent, Options};
 
     /// Asks as the maintenance thread does: what it waits next, and whether anything was done.
     fn ask(log: &Log, disk: &SimDisk, waited: Duration) -> (Option<Duration>, bool) {

@@ -9,5 +9,6 @@ pub(crate) mod gate;
 pub(crate) mod group_commit;
 pub(crate) mod maintenance;
 pub(crate) mod segment_writer;
+mod spare;
 pub(crate) mod ticket;
 pub(crate) mod wake;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::format::group::is_zero;
 use crate::format::names;
 use crate::seeded_bugs::SeededBug;
-use crate::storage::map::Image;
+use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{Dir, File, OpenMode, PAGE_BYTES, read_up_to, write_all_at};
 use crate::sync::Mutex;
 
@@ -24,60 +24,116 @@ pub(crate) struct Prepared {
 /// behind one.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// A prepared segment of `len` bytes: allocated, filled with zeros (past the page cache if `direct` and that can be had) and synced,
-/// under the name of a spare. `go_on` is asked between steps; when it says no, the work is dropped.
-pub(crate) fn prepare(
-    dir: &dyn Dir,
-    len: u64,
-    direct: bool,
-    mut go_on: impl FnMut() -> bool,
-) -> io::Result<Option<Prepared>> {
-    let prepared = allocate(dir, names::SPARE_UNFINISHED, len)?;
-    let mut filled = Err(io::ErrorKind::Unsupported.into());
-    if direct && let Ok(file) = dir.open(prepared.name, OpenMode::DirectSync) {
-        filled = fill(&*file, len, &mut go_on);
-    }
-    // A file system may take the handle for direct writes, but not the writes.
-    if matches!(&filled, Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)) {
-        filled = fill(&*prepared.file, len, &mut go_on);
-    }
-    let named = filled.and_then(|is_full| {
-        if is_full {
-            prepared.file.sync_data()?;
-            dir.rename(prepared.name, names::SPARE)?;
-            dir.sync()?;
-        }
-        Ok(is_full)
-    });
-    if !matches!(named, Ok(true)) {
-        // What did not come to its end must not take the space that appends need.
-        match dir.remove(names::SPARE_UNFINISHED) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(error = %e, "an unfinished spare could not be removed");
-            }
-            _ => {}
-        }
-    }
-    Ok(named?.then_some(Prepared {
-        name: names::SPARE,
-        ..prepared
-    }))
+/// A prepared segment in the making: allocated, and zeros as far as it has come.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    prepared: Prepared,
+    /// For writes past the page cache, if they are wanted and can be had.
+    direct: Option<Arc<dyn File>>,
+    zeros: ImageWriter,
+    filled: u64,
 }
 
-/// Writes `len` zeros; false if `go_on` said no.
-fn fill(file: &dyn File, len: u64, go_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
-    let mut zeros = Image::zeroed(STEP_BYTES)?;
-    zeros.freeze(STEP_BYTES);
-    let mut offset = 0;
-    while offset < len {
-        if !go_on() {
-            return Ok(false);
-        }
-        let step = usize::try_from(len - offset).unwrap_or(usize::MAX).min(STEP_BYTES);
-        write_all_at(file, &zeros.image().frozen()[..step], offset)?;
-        offset += step as u64;
+/// How far a [`Filling`] has come.
+#[derive(Debug)]
+pub(crate) enum Filled {
+    Partly(Filling),
+    /// Synced, and under the name of a spare.
+    Whole(Prepared),
+}
+
+impl Filling {
+    /// Allocates `len` bytes; zeros go past the page cache if `direct` and that can be had.
+    pub(crate) fn begin(dir: &dyn Dir, len: u64, direct: bool) -> io::Result<Self> {
+        let mut zeros = Image::zeroed(STEP_BYTES)?;
+        zeros.freeze(STEP_BYTES);
+        let prepared = allocate(dir, names::SPARE_UNFINISHED, len)?;
+        let direct = if direct {
+            dir.open(prepared.name, OpenMode::DirectSync).ok()
+        } else {
+            None
+        };
+        Ok(Self {
+            prepared,
+            direct,
+            zeros,
+            filled: 0,
+        })
     }
-    Ok(true)
+
+    /// How many bytes are zeros on the disk.
+    pub(crate) fn filled(&self) -> u64 {
+        self.filled
+    }
+
+    /// Writes some more zeros. On an error the file is removed.
+    pub(crate) fn go_on(mut self, dir: &dyn Dir) -> io::Result<Filled> {
+        let whole = self.step().and_then(|()| {
+            if self.filled < self.prepared.len {
+                return Ok(false);
+            }
+            self.prepared.file.sync_data()?;
+            dir.rename(self.prepared.name, names::SPARE)?;
+            dir.sync()?;
+            Ok(true)
+        });
+        match whole {
+            Ok(false) => Ok(Filled::Partly(self)),
+            Ok(true) => Ok(Filled::Whole(Prepared {
+                name: names::SPARE,
+                ..self.prepared
+            })),
+            Err(e) => {
+                self.give_up(dir);
+                Err(e)
+            }
+        }
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        let left = self.prepared.len - self.filled;
+        let step = usize::try_from(left).unwrap_or(usize::MAX).min(STEP_BYTES);
+        let zeros = &self.zeros.image().frozen()[..step];
+        let mut written = Err(io::ErrorKind::Unsupported.into());
+        if let Some(direct) = &self.direct {
+            written = write_all_at(&**direct, zeros, self.filled);
+        }
+        // A file system may take the handle for direct writes, but not the writes.
+        if matches!(&written, Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)) {
+            self.direct = None;
+            written = write_all_at(&*self.prepared.file, zeros, self.filled);
+        }
+        written?;
+        self.filled += step as u64;
+        Ok(())
+    }
+
+    /// What does not come to its end must not take the space that appends need.
+    pub(crate) fn give_up(self, dir: &dyn Dir) {
+        drop(self);
+        remove_unfinished(dir);
+    }
+}
+
+/// Removes a spare that did not come to its end, if there is one.
+pub(crate) fn remove_unfinished(dir: &dyn Dir) {
+    match dir.remove(names::SPARE_UNFINISHED) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(error = %e, "an unfinished spare could not be removed");
+        }
+        _ => {}
+    }
+}
+
+/// A prepared segment of `len` bytes, made at once.
+pub(crate) fn prepare(dir: &dyn Dir, len: u64, direct: bool) -> io::Result<Prepared> {
+    let mut filling = Filling::begin(dir, len, direct)?;
+    loop {
+        filling = match filling.go_on(dir)? {
+            Filled::Partly(filling) => filling,
+            Filled::Whole(prepared) => return Ok(prepared),
+        };
+    }
 }
 
 /// A file of `len` bytes that reads as zeros, made in a moment: what is used when the writer was faster than preparation. What had
