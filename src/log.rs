@@ -815,7 +815,7 @@ impl Log {
         Ok(self.0.scrubber.status())
     }
 
-    /// Does what the background does for a log that is idle: prepares a segment, makes index files that are missing, writes a mark. For a log
+    /// Does what the background has done by the time that a log is idle: the spare, index files that are missing, a mark. For a log
     /// without threads ([`Environment::deterministic`]), which does not come to it by itself; with threads, it does nothing. What fails is
     /// only logged, as in the background.
     ///

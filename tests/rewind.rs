@@ -1,7 +1,7 @@
 //! What was taken back after a failed write is never seen, by nobody.
 #![cfg(feature = "sim")]
 
-use annals::sim::{Environment, Fault, SimDisk};
+use annals::sim::{CrashMode, Environment, Fault, SimDisk};
 use annals::{Error, ExpectedVersion, Log, NewEvent, Options, Position, Read, Verdict};
 
 /// A reader that had followed the log up to the failed write held the image in which the failed group stood, and was let on into it by
@@ -98,7 +98,6 @@ fn a_failed_write_behind_marks_leaves_them_the_end() {
 /// A retry that asks for the sync was answered with the place of a first attempt that had only reached the operating system.
 #[test]
 fn a_retry_that_asks_for_a_sync_gets_one() {
-    use annals::sim::CrashMode;
     use annals::{Batch, Durability};
 
     for threads in [false, true] {
@@ -123,23 +122,38 @@ fn a_retry_that_asks_for_a_sync_gets_one() {
 /// whatever it reads there.
 #[test]
 fn a_failed_direct_write_leaves_a_note_for_the_next_open() {
-    let disk = SimDisk::new(1);
-    let opened = |seed| {
-        let options = Options::new().segment_bytes(64 * 1024);
-        Log::open_in(disk.root(), options, Environment::deterministic(seed)).unwrap()
-    };
-    let has_note = || disk.files().iter().any(|name| name.ends_with(".cut"));
-    let log = opened(1);
-    let event = [NewEvent::new("t", "data")];
-    log.append("s", ExpectedVersion::Any, &event).unwrap();
-    disk.fail_at(disk.ops(), Fault::Error(std::io::ErrorKind::Other));
-    let failed = log.append("s", ExpectedVersion::Any, &event);
-    assert!(matches!(failed, Err(Error::Poisoned { .. })), "{failed:?}");
-    drop(log);
-    assert!(has_note());
-    let before = disk.ops();
-    drop(opened(2));
-    assert!(!has_note() && disk.ops() > before);
+    let mut hidden = 0;
+    for seed in 0..16 {
+        // The call that makes the note fails, too: it is tried again.
+        for fails_again in [false, true] {
+            let disk = SimDisk::new(seed);
+            let opened = |seed| {
+                let options = Options::new().segment_bytes(64 * 1024);
+                Log::open_in(disk.root(), options, Environment::deterministic(seed)).unwrap()
+            };
+            let has_note = || disk.files().iter().any(|name| name.ends_with(".cut"));
+            let is_on_disk = || {
+                let disk = disk.fork().crash_with(CrashMode::DropAll);
+                let bytes = disk.read_file("segments/00000000000000000001.log").unwrap();
+                bytes.windows(6).any(|window| window == b"hidden")
+            };
+            let log = opened(1);
+            log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", "data")])
+                .unwrap();
+            let write = disk.ops();
+            for op in 0..=u64::from(fails_again) {
+                disk.fail_at(write + op, Fault::Error(std::io::ErrorKind::Other));
+            }
+            let failed = log.append("s", ExpectedVersion::Any, &[NewEvent::new("t", "hidden")]);
+            assert!(matches!(failed, Err(Error::Poisoned { .. })), "{failed:?}");
+            drop(log);
+            assert!(has_note(), "disk {seed}, {fails_again}");
+            hidden += u32::from(is_on_disk());
+            drop(opened(2));
+            assert!(!has_note() && !is_on_disk(), "disk {seed}, {fails_again}");
+        }
+    }
+    assert!(hidden > 0, "there is something that nobody sees");
 }
 
 /// A batch that only the operating system has, in a log whose readers wait for the sync: its flush failed, and a retry was told that the version was taken.
@@ -179,7 +193,6 @@ fn a_retry_after_a_flush_that_failed_gets_its_places() {
 fn a_flush_that_goes_with_a_group_does_not_fail_with_it() {
     use std::sync::{Arc, Mutex};
 
-    use annals::sim::CrashMode;
     use annals::{Batch, Durability};
 
     let disk = SimDisk::new(1);

@@ -158,14 +158,17 @@ impl ActiveSegment {
         Some(from / PAGE_BYTES * PAGE_BYTES..to / PAGE_BYTES * PAGE_BYTES)
     }
 
-    /// How many bytes of the spare are to be zeros by now, if it is time to say so.
-    pub(crate) fn spare_due(&mut self) -> Option<u64> {
+    /// How many bytes of a spare of `spare_len` are to be zeros by now, if it is time to say so.
+    pub(crate) fn spare_due(&mut self, spare_len: u64) -> Option<u64> {
         if self.end < self.spare_due_at {
             return None;
         }
-        let len = self.header.segment_bytes.into();
-        let due = zeros_due(self.end as u64, len);
-        self.spare_due_at = if due < len { self.end + EVENT_BYTES } else { usize::MAX };
+        let due = zeros_due(self.end as u64, self.header.segment_bytes.into(), spare_len);
+        self.spare_due_at = if due < spare_len {
+            self.end + EVENT_BYTES
+        } else {
+            usize::MAX
+        };
         (due > 0).then_some(due)
     }
 

@@ -108,7 +108,7 @@ pub(crate) struct Threads {
 /// What the committer thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum CommitWork {
-    Lead(Committing),
+    Lead(Box<Committing>),
     Stop,
 }
 
@@ -139,7 +139,7 @@ struct Placing {
     /// The segment before the active one, from the moment it was found to be full until it is sealed.
     rolled: Option<Rolled>,
     /// `None` while somebody leads.
-    committing: Option<Committing>,
+    committing: Option<Box<Committing>>,
     next_position: Position,
     last_timestamp: Timestamp,
     generation: Generation,
@@ -224,7 +224,7 @@ impl Appender {
         let placing = Placing {
             active,
             rolled: None,
-            committing: Some(Committing {
+            committing: Some(Box::new(Committing {
                 writer,
                 last_written: last_position,
                 last_callers: 0,
@@ -233,7 +233,7 @@ impl Appender {
                 owed: VecDeque::new(),
                 flush_owed: Vec::new(),
                 notes: Notes::default(),
-            }),
+            })),
             next_position: last_position.next(),
             last_timestamp,
             generation,
@@ -513,7 +513,7 @@ impl Appender {
         }
     }
 
-    fn hand_over(threads: &Threads, committing: Committing) {
+    fn hand_over(threads: &Threads, committing: Box<Committing>) {
         // The thread stops only when the log is closed, which waits until nobody leads.
         if threads.commit.send(CommitWork::Lead(committing)).is_err() {
             unreachable!("the committer thread outlives every leader");
@@ -521,12 +521,12 @@ impl Appender {
     }
 
     /// What the committer thread does.
-    pub(crate) fn go_on_leading(&self, committing: Committing) {
+    pub(crate) fn go_on_leading(&self, committing: Box<Committing>) {
         self.lead(committing, self.lock(), false);
     }
 
     /// Leads: does what there is to do, or with `one_job` no more than that if somebody else can go on. Then gives `committing` back.
-    fn lead<'a>(&'a self, mut committing: Committing, placing: MutexGuard<'a, Placing>, one_job: bool) {
+    fn lead<'a>(&'a self, mut committing: Box<Committing>, placing: MutexGuard<'a, Placing>, one_job: bool) {
         let led = catch_unwind(AssertUnwindSafe(|| self.do_jobs(&mut committing, placing, one_job)));
         let (mut placing, panic) = match led {
             Ok(Left::Nothing(placing)) => (placing, None),
@@ -594,17 +594,20 @@ impl Appender {
             let Some(mut job) = self.next_job(&mut placing, &mut committing.flush_owed) else {
                 return Left::Nothing(placing);
             };
-            if let Job::Write(group) = &mut job {
-                committing.owed.extend(group.gate.take());
+            if let Job::Write(group) = &mut job
+                && let Some(gate) = group.gate.take()
+            {
+                committing.owed.push_back(gate);
             }
             jobs += 1;
             committing.last_callers = self.open_callers.swap(0, Ordering::Relaxed);
             let ahead = placing.active.populate_next().filter(|_| self.environment.threads);
             let ahead = ahead.map(|range| Work::Populate(Arc::clone(placing.active.image()), range));
-            let due = placing
-                .active
-                .spare_due()
-                .filter(|_| self.environment.threads && self.keeps_spare());
+            let due = if self.environment.threads && self.keeps_spare() {
+                placing.active.spare_due(self.options.segment_bytes)
+            } else {
+                None
+            };
             let due = due.map(|due| Work::FillSpare(placing.active.header.first_position, due));
             drop(placing);
             for work in ahead.into_iter().chain(due) {
@@ -677,12 +680,16 @@ impl Appender {
         }
         committing.written_bytes += group.batch_bytes;
         self.answer(committing, &Ok(()));
+        if self.environment.threads
+            && let Some(file) = committing.writer.write_back_due()
+        {
+            self.maintain(Work::WriteBack(file));
+        }
     }
 
     /// Tells everyone whom the leader owes an answer what became of their batches.
     fn answer(&self, committing: &mut Committing, outcome: &Result<()>) {
-        committing.owed.extend(committing.flush_owed.drain(..));
-        while let Some(gate) = committing.owed.pop_front() {
+        while let Some(gate) = committing.owed.pop_front().or_else(|| committing.flush_owed.pop()) {
             self.segments.way.to(gate.sleepers());
             self.wake(committing, gate.open(outcome.clone()));
         }
@@ -721,7 +728,13 @@ impl Appender {
         let len = u64::from(header.segment_bytes);
         let prepared = match prepare::take(&self.prepared, &*self.dir, len) {
             Ok(prepared) => prepared,
-            Err(e) => return self.fail(committing, None, WriteFailure::Write(no_successor(&e))),
+            Err(e) => {
+                if self.keeps_spare() {
+                    // One in the making may have the space that was missing here.
+                    self.maintain(Work::FillSpare(header.previous, u64::MAX));
+                }
+                return self.fail(committing, None, WriteFailure::Write(no_successor(&e)));
+            }
         };
         let written = write_all_at(&*prepared.file, &header.encode()[..], 0)
             .and_then(|()| SeededBug::SealBeforeSuccessor.leaves_out(|| prepared.file.sync_data()));
@@ -888,7 +901,13 @@ impl Appender {
         // Its space is free once nobody holds it.
         drop(self.prepared.lock().take());
         self.maintain(Work::GiveUpSpare);
-        drop(SeededBug::PoisonNotNoted.leaves_out(|| cut::note(&*self.dir, first)));
+        if SeededBug::PoisonNotNoted
+            .leaves_out(|| cut::note(&*self.dir, first))
+            .is_err()
+        {
+            // Once a spare in the making has been given back.
+            self.maintain(Work::NoteCut(first));
+        }
     }
 
     /// Erases `group`, whose write failed, from the segment at `first`. As a recovery that cuts off: the sync of the zeros may fail, too.
@@ -957,6 +976,9 @@ impl Appender {
         committing.flush_owed.append(&mut placing.flush_gates);
         self.room.notify_all();
         drop(placing);
+        // There will be no roll that takes it.
+        drop(self.prepared.lock().take());
+        self.maintain(Work::GiveUpSpare);
         self.answer(committing, &Err(error.clone()));
         // Readers have seen everything that is durable, or can: those who follow need not wait for more.
         self.wake(committing, self.watermark.fail(error));

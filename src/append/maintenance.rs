@@ -14,13 +14,13 @@ use super::wake::{WakeWork, tell, wake_loop};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::index::sealed;
+use crate::recovery::cut;
 use crate::seeded_bugs::inherited;
 use crate::segments::directory::last_part;
-use crate::segments::prepare;
 use crate::segments::segment::Segment;
 use crate::segments::set::SegmentSet;
 use crate::storage::map::Image;
-use crate::storage::{Dir, write_small_atomically};
+use crate::storage::{Dir, File, write_small_atomically};
 use crate::sync::channel::{Receiver, RecvTimeoutError, unbounded};
 use crate::sync::thread;
 use crate::types::Position;
@@ -37,12 +37,16 @@ pub(super) const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(crate) enum Work {
     /// See that so many bytes of the spare are zeros, which is to follow the segment that begins there.
     FillSpare(Position, u64),
-    /// Give back what there is of a spare that is being made.
+    /// Make no spare any more, and give back what there is of one.
     GiveUpSpare,
+    /// Note that the end of the segment that begins there is to be cut off; there was no room for that.
+    NoteCut(Position),
     /// A segment has been sealed: write its index file and let go of its image.
     Sealed(Box<ActiveSegment>),
     /// Take memory for what comes next in the active segment.
     Populate(Arc<Image>, Range<usize>),
+    /// Write back what was written without a sync.
+    WriteBack(Arc<dyn File>),
     /// Make index files for sealed segments that have none.
     MakeIndexes,
     /// A mark is owed: ask from now on whether the log is idle.
@@ -83,8 +87,7 @@ struct Maintenance<'a> {
 
 impl Maintenance<'_> {
     fn run(&mut self) {
-        // An earlier process may have left one.
-        self.guarded(|this| prepare::remove_unfinished(&*this.appender.dir));
+        self.guarded(|this| this.spare.take_over());
         while !self.stopped {
             self.guarded(Self::step);
         }
@@ -131,8 +134,13 @@ impl Maintenance<'_> {
             Work::Stop => self.stopped = true,
             Work::MarkWhenIdle => self.ask_after = Some(IDLE),
             Work::FillSpare(after, due) => self.spare.want(after, due),
-            Work::GiveUpSpare => self.spare.give_up(),
-            Work::Populate(..) | Work::Sealed(_) => run(self.appender, work),
+            Work::GiveUpSpare => {
+                self.spare.give_up();
+                drop(self.appender.prepared.lock().take());
+            }
+            Work::Populate(..) | Work::WriteBack(_) | Work::Sealed(_) | Work::NoteCut(_) => {
+                run(self.appender, work);
+            }
             Work::MakeIndexes => make_missing_indexes(self.appender, || {
                 self.take_all();
                 !self.stopped
@@ -153,7 +161,10 @@ pub(crate) fn run(appender: &Appender, work: Work) {
             make_index(&*appender.dir, &appender.segments, &segment);
         }
         Work::Populate(image, range) => image.populate(&range),
+        Work::WriteBack(file) => file.write_back(),
         Work::MakeIndexes => make_missing_indexes(appender, || true),
+        // It has to be; and if that is not possible, no zero is worse than before.
+        Work::NoteCut(first) => drop(cut::note(&*appender.dir, first)),
         Work::FillSpare(..) | Work::GiveUpSpare | Work::MarkWhenIdle | Work::Stop => {}
     }
 }
@@ -161,8 +172,9 @@ pub(crate) fn run(appender: &Appender, work: Work) {
 /// Does at once, on the calling thread, what the maintenance thread comes to when a log is idle.
 #[cfg(any(test, feature = "sim"))]
 pub(crate) fn idle(appender: &Appender) {
-    if appender.keeps_spare() {
+    if appender.keeps_spare() && appender.prepared.lock().is_none() {
         let mut spare = SpareMaker::new(appender);
+        spare.take_over();
         spare.want(Position::START, appender.options.segment_bytes);
         while spare.is_behind() {
             spare.go_on();

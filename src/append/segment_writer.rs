@@ -20,6 +20,9 @@ use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, is_out_of_space, read_up_to, write_all_at, write_in_calls};
 
+/// After so many bytes without a sync they are written back: what the disk takes in some ten milliseconds.
+const WRITE_BACK_BYTES: usize = 8 << 20;
+
 /// Writes one segment.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -31,6 +34,8 @@ pub(crate) struct SegmentWriter {
     group_align: usize,
     written_end: usize,
     durable_end: usize,
+    /// How far it has been asked to write back.
+    written_back: usize,
     /// One page, aligned, for the copy of I2.
     aside: ImageWriter,
 }
@@ -61,6 +66,7 @@ impl SegmentWriter {
             group_align: group_align as usize,
             written_end: end,
             durable_end: end,
+            written_back: end,
             aside,
         })
     }
@@ -164,6 +170,16 @@ impl SegmentWriter {
             }
         }
         Ok(())
+    }
+
+    /// The file, if it is time to write back what was written without a sync: the sync of a full segment, which holds up who appends, then has
+    /// little left to do.
+    pub(crate) fn write_back_due(&mut self) -> Option<Arc<dyn File>> {
+        if self.written_end < self.durable_end.max(self.written_back) + WRITE_BACK_BYTES {
+            return None;
+        }
+        self.written_back = self.written_end;
+        Some(Arc::clone(&self.file))
     }
 
     /// Makes everything that was written durable.

@@ -183,6 +183,7 @@ pub(crate) fn adopt(dir: &dyn Dir, len: u64) -> io::Result<Option<Prepared>> {
         Err(e) => return Err(e),
     };
     if file.len()? == len && (reads_as_zeros(&*file)? || SeededBug::SpareNotChecked.is_on()) {
+        file.forget_read(0);
         return Ok(Some(Prepared {
             file,
             name: names::SPARE,

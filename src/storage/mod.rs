@@ -166,6 +166,16 @@ pub trait File: Send + Sync + fmt::Debug {
     /// After an error nothing is known about what is durable, and a later success proves nothing.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Brings to the disk what has been written, sooner than the system would, so that a later [`File::sync_data`] finds less to do. A hint:
+    /// nothing is durable by it, and an error that it meets is still there for `sync_data` to tell.
+    fn write_back(&self) {}
+
+    /// Lets go of what the system keeps in memory of the file from `offset` on, as far as the disk has the same. A hint, for bytes that were read and
+    /// will be written next, not read again.
+    fn forget_read(&self, offset: u64) {
+        let _ = offset;
+    }
+
     /// Length in bytes.
     ///
     /// # Errors

@@ -152,6 +152,14 @@ impl File for PreadFile {
         self.inner.sync_data()
     }
 
+    fn write_back(&self) {
+        self.inner.write_back();
+    }
+
+    fn forget_read(&self, offset: u64) {
+        self.inner.forget_read(offset);
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
