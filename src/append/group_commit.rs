@@ -681,9 +681,9 @@ impl Appender {
         committing.written_bytes += group.batch_bytes;
         self.answer(committing, &Ok(()));
         if self.environment.threads
-            && let Some(file) = committing.writer.write_back_due()
+            && let Some((file, range)) = committing.writer.let_go_due()
         {
-            self.maintain(Work::WriteBack(file));
+            self.maintain(Work::LetGo(file, range));
         }
     }
 

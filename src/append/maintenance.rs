@@ -45,8 +45,8 @@ pub(crate) enum Work {
     Sealed(Box<ActiveSegment>),
     /// Take memory for what comes next in the active segment.
     Populate(Arc<Image>, Range<usize>),
-    /// Write back what was written without a sync.
-    WriteBack(Arc<dyn File>),
+    /// Let go of what was written without a sync.
+    LetGo(Arc<dyn File>, Range<usize>),
     /// Make index files for sealed segments that have none.
     MakeIndexes,
     /// A mark is owed: ask from now on whether the log is idle.
@@ -138,7 +138,7 @@ impl Maintenance<'_> {
                 self.spare.give_up();
                 drop(self.appender.prepared.lock().take());
             }
-            Work::Populate(..) | Work::WriteBack(_) | Work::Sealed(_) | Work::NoteCut(_) => {
+            Work::Populate(..) | Work::LetGo(..) | Work::Sealed(_) | Work::NoteCut(_) => {
                 run(self.appender, work);
             }
             Work::MakeIndexes => make_missing_indexes(self.appender, || {
@@ -161,7 +161,7 @@ pub(crate) fn run(appender: &Appender, work: Work) {
             make_index(&*appender.dir, &appender.segments, &segment);
         }
         Work::Populate(image, range) => image.populate(&range),
-        Work::WriteBack(file) => file.write_back(),
+        Work::LetGo(file, range) => file.let_go(range.start as u64, range.len() as u64),
         Work::MakeIndexes => make_missing_indexes(appender, || true),
         // It has to be; and if that is not possible, no zero is worse than before.
         Work::NoteCut(first) => drop(cut::note(&*appender.dir, first)),

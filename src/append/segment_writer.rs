@@ -12,6 +12,7 @@
 //!   one group and the next is zero already and is passed over.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::wake::Notes;
@@ -20,8 +21,12 @@ use crate::seeded_bugs::SeededBug;
 use crate::storage::map::{Image, ImageWriter};
 use crate::storage::{File, PAGE_BYTES, is_out_of_space, read_up_to, write_all_at, write_in_calls};
 
-/// After so many bytes without a sync they are written back: what the disk takes in some ten milliseconds.
-const WRITE_BACK_BYTES: usize = 8 << 20;
+/// After so many bytes without a sync they are let go of, to be written: what the disk takes in some ten milliseconds.
+const LET_GO_BYTES: usize = 8 << 20;
+
+/// After so many the first time, all that follows in the segment as well. The open has read it, in pieces of up to 2 MiB, and a small write through
+/// the page cache looks through the whole piece it falls in. For fewer, the next open would have to read from the disk again.
+const LET_GO_FROM: usize = 1 << 20;
 
 /// Writes one segment.
 #[derive(Debug)]
@@ -34,8 +39,10 @@ pub(crate) struct SegmentWriter {
     group_align: usize,
     written_end: usize,
     durable_end: usize,
-    /// How far it has been asked to write back.
-    written_back: usize,
+    /// What was written up to there, if anything, has been let go of.
+    let_go: usize,
+    /// Once that much has been written without a sync, more is let go of.
+    let_go_at: usize,
     /// One page, aligned, for the copy of I2.
     aside: ImageWriter,
 }
@@ -66,7 +73,8 @@ impl SegmentWriter {
             group_align: group_align as usize,
             written_end: end,
             durable_end: end,
-            written_back: end,
+            let_go: end,
+            let_go_at: end + LET_GO_FROM,
             aside,
         })
     }
@@ -172,14 +180,17 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// The file, if it is time to write back what was written without a sync: the sync of a full segment, which holds up who appends, then has
-    /// little left to do.
-    pub(crate) fn write_back_due(&mut self) -> Option<Arc<dyn File>> {
-        if self.written_end < self.durable_end.max(self.written_back) + WRITE_BACK_BYTES {
+    /// What is to be let go of now, if it is time: what was written without a sync. The sync of a full segment, which holds up who appends, has little left to do
+    /// then.
+    pub(crate) fn let_go_due(&mut self) -> Option<(Arc<dyn File>, Range<usize>)> {
+        if !self.needs_sync() || self.written_end < self.let_go_at {
             return None;
         }
-        self.written_back = self.written_end;
-        Some(Arc::clone(&self.file))
+        let is_first = self.let_go_at - self.let_go == LET_GO_FROM;
+        let to = if is_first { self.image.len() } else { self.written_end };
+        let from = std::mem::replace(&mut self.let_go, self.written_end);
+        self.let_go_at = self.written_end + LET_GO_BYTES;
+        Some((Arc::clone(&self.file), from..to))
     }
 
     /// Makes everything that was written durable.

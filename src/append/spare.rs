@@ -5,6 +5,7 @@
 //! without zeros by the roll.
 
 use super::group_commit::Appender;
+use crate::format::names;
 use crate::segments::prepare::{self, Filled, Filling};
 use crate::types::Position;
 
@@ -48,7 +49,10 @@ impl<'a> SpareMaker<'a> {
         prepare::remove_unfinished(dir);
         match prepare::adopt(dir, self.appender.options.segment_bytes) {
             Ok(adopted) => *self.appender.prepared.lock() = adopted,
-            Err(error) => tracing::warn!(%error, "a spare could not be read or removed"),
+            Err(error) => {
+                tracing::warn!(%error, "a spare could not be read or removed");
+                drop(dir.remove(names::SPARE));
+            }
         }
     }
 
@@ -232,7 +236,9 @@ mod tests {
         );
 
         let log = open(&disk);
+        fill(&log, 72);
         wait_until_ready(&log);
+        wait_until_quiet(&disk);
         fill(&log, 105);
         assert_eq!(log.stat().unwrap().segments, 2);
         assert_eq!(spares(&disk), [""; 0], "the roll took it");

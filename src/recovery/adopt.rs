@@ -115,8 +115,6 @@ pub(super) fn adopt(
     if let Some(kept) = quarantined.as_ref().filter(|_| verdict != Verdict::AmbiguousLastGroup) {
         tracing::warn!(kept = %kept.display(), "an earlier open cut off an end that was in doubt, and nothing stands there yet");
     }
-    // Read ahead in pieces of up to megabytes, each of which a small write through the page cache would look through from end to end.
-    file.forget_read((found.end / FORGOTTEN_BYTES * FORGOTTEN_BYTES) as u64);
     Ok(RecoveredLog {
         log_id,
         sealed: end.sealed,
@@ -147,9 +145,6 @@ pub(super) fn adopt(
         segments_dir,
     })
 }
-
-/// What the system reads ahead at once at most, on a multiple of that.
-const FORGOTTEN_BYTES: usize = 2 << 20;
 
 /// The end of the active segment, while it is cut off.
 struct Cutting<'a> {

@@ -84,6 +84,10 @@ impl Filling {
                 ..self.prepared
             })),
             Err(e) => {
+                if self.filled == self.prepared.len {
+                    // It may have its name already, and nobody would use it.
+                    drop(dir.remove(names::SPARE));
+                }
                 self.give_up(dir);
                 Err(e)
             }
@@ -183,7 +187,6 @@ pub(crate) fn adopt(dir: &dyn Dir, len: u64) -> io::Result<Option<Prepared>> {
         Err(e) => return Err(e),
     };
     if file.len()? == len && (reads_as_zeros(&*file)? || SeededBug::SpareNotChecked.is_on()) {
-        file.forget_read(0);
         return Ok(Some(Prepared {
             file,
             name: names::SPARE,

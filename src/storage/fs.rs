@@ -287,18 +287,15 @@ impl File for FsFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn write_back(&self) {
-        // With a handle of its own, because Linux tells each handle of an error once: this one must not be told in the place of who syncs.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.0));
-        if let Ok(file) = fs::OpenOptions::new().write(true).open(path) {
-            drop(file.sync_data());
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn forget_read(&self, offset: u64) {
-        // A file system that takes no advice keeps it in memory.
-        let _ignored = rustix::fs::fadvise(&self.0, offset, None, rustix::fs::Advice::DontNeed);
+    fn let_go(&self, offset: u64, len: u64) {
+        // It begins to write what has to be written, and waits for nothing: a flush of the disk, whose error Linux tells whoever asked for it and nobody
+        // else, is left to who syncs. A file system that takes no advice keeps everything in memory.
+        let _ignored = rustix::fs::fadvise(
+            &self.0,
+            offset,
+            std::num::NonZeroU64::new(len),
+            rustix::fs::Advice::DontNeed,
+        );
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -405,16 +402,16 @@ mod tests {
         let file = dir.open("x", OpenMode::CreateNew).unwrap();
         let bytes: Vec<u8> = (0..3 << 20).map(|i: u32| (i % 251) as u8).collect();
         assert_eq!(file.write_at(&bytes, 5).unwrap(), bytes.len());
-        file.forget_read(0);
-        file.write_back();
-        file.forget_read(4096);
+        file.let_go(0, 1 << 20);
+        file.let_go(1 << 20, 8 << 20);
+        file.sync_data().unwrap();
+        file.let_go(4096, 8 << 20);
         let mut read = vec![1; bytes.len() + 5];
         assert_eq!(file.read_at(&mut read, 0).unwrap(), read.len());
         assert!(read[..5] == [0; 5] && read[5..] == bytes);
         // What was opened for reading takes hints as well.
         let reader = dir.open("x", OpenMode::Read).unwrap();
-        reader.write_back();
-        reader.forget_read(0);
+        reader.let_go(0, 8 << 20);
         assert_eq!(reader.len().unwrap(), read.len() as u64);
     }
 

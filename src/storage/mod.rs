@@ -166,14 +166,11 @@ pub trait File: Send + Sync + fmt::Debug {
     /// After an error nothing is known about what is durable, and a later success proves nothing.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Brings to the disk what has been written, sooner than the system would, so that a later [`File::sync_data`] finds less to do. A hint:
-    /// nothing is durable by it, and an error that it meets is still there for `sync_data` to tell.
-    fn write_back(&self) {}
-
-    /// Lets go of what the system keeps in memory of the file from `offset` on, as far as the disk has the same. A hint, for bytes that were read and
-    /// will be written next, not read again.
-    fn forget_read(&self, offset: u64) {
-        let _ = offset;
+    /// Says that the `len` bytes at `offset` will not be read from the file soon: what was written there may go to the disk already, and what the disk has
+    /// need not be kept in memory. A hint: nothing is durable by it, nothing that was written is forgotten, and an error on the way to
+    /// the disk is there for [`File::sync_data`] to tell.
+    fn let_go(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
     }
 
     /// Length in bytes.

@@ -152,12 +152,8 @@ impl File for PreadFile {
         self.inner.sync_data()
     }
 
-    fn write_back(&self) {
-        self.inner.write_back();
-    }
-
-    fn forget_read(&self, offset: u64) {
-        self.inner.forget_read(offset);
+    fn let_go(&self, offset: u64, len: u64) {
+        self.inner.let_go(offset, len);
     }
 
     fn len(&self) -> io::Result<u64> {
