@@ -895,12 +895,16 @@ impl Appender {
         self.answer(committing, &Err(error));
     }
 
+    /// There will be no roll that takes it, and its space is free once nobody holds it.
+    fn give_up_spare(&self) {
+        drop(self.prepared.lock().take());
+        self.maintain(Work::GiveUpSpare);
+    }
+
     /// Leaves the next open the note of a cut: there may be more on the disk than the page cache shows, of a direct write for instance. If
     /// that is not possible, no zero is worse than before.
     fn note_cut(&self, first: Position) {
-        // Its space is free once nobody holds it.
-        drop(self.prepared.lock().take());
-        self.maintain(Work::GiveUpSpare);
+        self.give_up_spare();
         if SeededBug::PoisonNotNoted
             .leaves_out(|| cut::note(&*self.dir, first))
             .is_err()
@@ -976,9 +980,7 @@ impl Appender {
         committing.flush_owed.append(&mut placing.flush_gates);
         self.room.notify_all();
         drop(placing);
-        // There will be no roll that takes it.
-        drop(self.prepared.lock().take());
-        self.maintain(Work::GiveUpSpare);
+        self.give_up_spare();
         self.answer(committing, &Err(error.clone()));
         // Readers have seen everything that is durable, or can: those who follow need not wait for more.
         self.wake(committing, self.watermark.fail(error));

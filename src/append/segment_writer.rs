@@ -39,10 +39,10 @@ pub(crate) struct SegmentWriter {
     group_align: usize,
     written_end: usize,
     durable_end: usize,
-    /// What was written up to there, if anything, has been let go of.
+    /// Up to where what was written has been let go of; what was there at first is not.
     let_go: usize,
-    /// Once that much has been written without a sync, more is let go of.
-    let_go_at: usize,
+    /// Whether anything has been let go of.
+    lets_go: bool,
     /// One page, aligned, for the copy of I2.
     aside: ImageWriter,
 }
@@ -74,7 +74,7 @@ impl SegmentWriter {
             written_end: end,
             durable_end: end,
             let_go: end,
-            let_go_at: end + LET_GO_FROM,
+            lets_go: false,
             aside,
         })
     }
@@ -183,13 +183,16 @@ impl SegmentWriter {
     /// What is to be let go of now, if it is time: what was written without a sync. The sync of a full segment, which holds up who appends, has little left to do
     /// then.
     pub(crate) fn let_go_due(&mut self) -> Option<(Arc<dyn File>, Range<usize>)> {
-        if !self.needs_sync() || self.written_end < self.let_go_at {
+        let (after, to) = if self.lets_go {
+            (LET_GO_BYTES, self.written_end)
+        } else {
+            (LET_GO_FROM, self.image.len())
+        };
+        if !self.needs_sync() || self.written_end < self.let_go + after {
             return None;
         }
-        let is_first = self.let_go_at - self.let_go == LET_GO_FROM;
-        let to = if is_first { self.image.len() } else { self.written_end };
+        self.lets_go = true;
         let from = std::mem::replace(&mut self.let_go, self.written_end);
-        self.let_go_at = self.written_end + LET_GO_BYTES;
         Some((Arc::clone(&self.file), from..to))
     }
 
